@@ -1,0 +1,154 @@
+"""The recipe: everything a run depends on, strict and torch-free.
+
+A field that is also a setting of TRL or transformers carries the name it has there.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["Arm", "Calibrate", "Distill", "Evaluate", "JsonlTask", "MathsTask", "ObjectiveName", "Recipe", "Task", "Teacher"]
+
+ObjectiveName = Literal["seqkd", "forward_kl", "reverse_kl", "jsd"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _TaskBase(_Strict):
+    """What every task needs: its three models and the attacker's budget."""
+
+    name: str = Field("", description="Name in tables and folders; the type's name where empty.")
+    teacher: str = Field(description="Hub id, local folder, or lab:FAMILY/NAME.")
+    proxy: str = Field(description="Stands in for the students during calibration. Any tokenizer.")
+    student: str = Field(description="What is distilled. A logits objective needs the teacher's vocabulary.")
+    queries: int = Field(gt=0, description="Q, the headline number of traces bought from a teacher.")
+    steps: int = Field(gt=0, description="Optimiser steps of a student at the headline budget.")
+    max_completion_length: int = Field(gt=1, description="Longest completion, in tokens of the model that writes it.")
+    learning_rates: dict[ObjectiveName, float] = Field(
+        default_factory=dict, description="Student learning rate per objective, chosen on the validate split."
+    )
+
+    @model_validator(mode="after")
+    def _name_defaults_to_type(self) -> _TaskBase:
+        if not self.name:
+            object.__setattr__(self, "name", getattr(self, "type"))  # noqa: B009 - `type` exists on every concrete task
+        return self
+
+
+class MathsTask(_TaskBase):
+    """Chains of modular arithmetic with several ways to write the steps."""
+
+    type: Literal["maths"] = "maths"
+    operations: int = Field(4, ge=2, le=8, description="Operations in a chain.")
+
+
+class JsonlTask(_TaskBase):
+    """Prompts and answers of your own, one JSON object a line."""
+
+    type: Literal["jsonl"] = "jsonl"
+    path: str
+    prompt_column: str = "prompt"
+    answer_column: str = "answer"
+    grader: Literal["exact", "last_line", "contains_number"] = "exact"
+    chance: float = Field(0.0, ge=0, lt=1, description="What a well-formed guess scores.")
+
+
+Task = Annotated[MathsTask | JsonlTask, Field(discriminator="type")]
+
+
+class Teacher(_Strict):
+    """One calibrated teacher."""
+
+    knob: float = Field(description="> 0 raises distillability, < 0 lowers it, 0 is GRPO on the task alone.")
+    reward: Literal["compatibility", "length"] = Field("compatibility", description="`length` is the length-only control.")
+
+
+class Calibrate(_Strict):
+    """Reinforcement fine-tuning of the teacher: A = z(task) + knob · C'."""
+
+    teachers: dict[str, Teacher] = Field(
+        default_factory=lambda: {"distillable": Teacher(knob=1.0), "undistillable": Teacher(knob=-1.0)}
+    )
+    calibrations: int = Field(1, ge=1, description="Independent calibrations of each teacher.")
+    advantage: Literal["fixed_scale", "z_sum"] = Field("fixed_scale", description="`z_sum` is the paper's form.")
+    normaliser: Literal["none", "bytes", "characters", "tokens"] = "bytes"
+    clip: float | None = Field(2.0, gt=0)
+    gate: Literal["correct", "none"] = "correct"
+    require: Literal["steps", "none"] = Field("steps", description="`steps`: right also demands right visible steps, where the task checks them.")
+    anchor_coefficient: float = Field(0.05, ge=0, description="Weight of the per-token KL anchor (TRL's `beta`).")
+    anchor_gradient: Literal["reverse", "forward"] = Field(
+        "reverse", description="K3 with TRL's importance ratio (next-token KL(policy‖original)), or the classic form."
+    )
+    anchor_budget: float | None = Field(3.0, gt=0, description="Stop when the anchor exceeds this many nats a sequence.")
+    prompts_per_step: int = Field(32, ge=1)
+    num_generations: int = Field(8, ge=2, description="Completions per prompt, the GRPO group.")
+    max_steps: int = Field(60, ge=1)
+    learning_rate: float = Field(2e-4, gt=0)
+    save_steps: int = Field(20, ge=1)
+    scale_prompts: int = Field(64, ge=2, description="Prompts of the plain teacher on which s_C and proxy admission are measured.")
+    force: bool = Field(False, description="Calibrate with a proxy that fails admission; recorded.")
+
+
+class Arm(_Strict):
+    """A block of students: every source × objective × seed × queries × steps."""
+
+    sources: list[str] = Field(min_length=1)
+    objectives: list[ObjectiveName] = Field(default_factory=lambda: ["seqkd"], min_length=1)
+    seeds: int = Field(1, ge=1)
+    queries: list[float] = Field(default_factory=lambda: [1.0], description="Multiples of the task's Q.")
+    steps: list[float] = Field(default_factory=lambda: [1.0], description="Multiples of the task's student steps.")
+    on_policy_share: float = Field(0.0, ge=0, le=1, description="Share of steps on the student's own completions.")
+    calibrations: int | None = Field(None, ge=1, description="How many of the calibrations to learn from; all where null.")
+
+
+class Distill(_Strict):
+    """Students."""
+
+    arms: list[Arm] = Field(default_factory=lambda: [Arm(sources=["plain", "distillable", "undistillable"])])
+    batch_size: int = Field(48, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    learning_rate: float = Field(3e-3, gt=0, description="Where the task names none for the objective.")
+    warmup_steps: int = Field(50, ge=0)
+    student_init: Literal["checkpoint", "random"] = Field(
+        "checkpoint", description="`random`: the student folder gives architecture and tokenizer, the seed its first weights."
+    )
+    jsd_weight: float = Field(0.5, gt=0, lt=1, description="Weight of the teacher in the mixture.")
+    few_shot: int = Field(2, ge=1, description="Demonstrations for the few-shot sources.")
+    save_steps: int = Field(500, ge=1)
+
+
+class Evaluate(_Strict):
+    """How much is measured."""
+
+    student_prompts: int = Field(1000, ge=1)
+    student_samples: int = Field(1, ge=0)
+    teacher_prompts: int = Field(4000, ge=1)
+    teacher_samples: int = Field(4, ge=0)
+    batch_size: int = Field(500, ge=1)
+    resamples: int = Field(2000, ge=100)
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class Recipe(_Strict):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    seed: int = 0
+    workers: int = Field(1, ge=1, description="Processes that share the jobs of a stage; each takes an equal share of the cores.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="`auto` measures both on the teacher and keeps the faster.")
+    trust_remote_code: bool = False
+    tasks: list[Task] = Field(min_length=1)
+    calibrate: Calibrate = Calibrate()
+    distill: Distill = Distill()
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _task_names_differ(self) -> Recipe:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"task names must differ, got {names}")
+        return self

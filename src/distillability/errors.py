@@ -1,0 +1,38 @@
+"""Errors that a person can act on.
+
+Everything that is the user's to mend is a `UserError`: it says what is wrong, where, and how to mend it,
+and the command line turns it into one message and exit code 2. Any other exception is a bug of ours (exit code 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Problem", "UserError"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where it is, what it is, and how to mend it."""
+
+    where: str
+    what: str
+    mend: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}"
+        return f"{text}\n    mend: {self.mend}" if self.mend else text
+
+
+class UserError(Exception):
+    """One or several problems in what the user gave us."""
+
+    def __init__(self, problems: Problem | Sequence[Problem]):
+        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    @classmethod
+    def single(cls, where: str, what: str, mend: str = "") -> UserError:
+        """A `UserError` of one problem."""
+        return cls(Problem(where, what, mend))

@@ -1,0 +1,56 @@
+"""Rendering a prompt and a text for one model: its own chat template, its own tokenizer, its own end of turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from distillability.errors import UserError
+
+__all__ = ["completion_ids", "end_of_turn_id", "prompt_ids", "survives"]
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, demonstrations: Sequence[tuple[str, str]] = ()) -> list[int]:
+    """Token ids of `prompt` as this model's chat template opens the assistant's turn.
+
+    Args:
+        demonstrations: (prompt, answer) pairs that go before it as earlier turns.
+
+    Raises:
+        UserError: the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise UserError.single(
+            str(tokenizer.name_or_path), "the tokenizer has no chat template", "use a chat model, or set tokenizer.chat_template and save it"
+        )
+    messages = [
+        {"role": role, "content": content}
+        for question, answer in demonstrations
+        for role, content in (("user", question), ("assistant", answer))
+    ]
+    messages.append({"role": "user", "content": prompt})
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of an assistant's text, without the end of turn."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends the assistant's turn.
+
+    Raises:
+        UserError: the tokenizer names no end-of-sequence token.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError.single(str(tokenizer.name_or_path), "the tokenizer has no end-of-sequence token", "set tokenizer.eos_token and save it")
+    return int(tokenizer.eos_token_id)
+
+
+def survives(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether encoding and decoding gives `text` back, so that this model scores the text itself and not a neighbour of it."""
+    ids = completion_ids(tokenizer, text)
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text

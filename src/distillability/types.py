@@ -1,0 +1,55 @@
+"""The records that travel between the layers. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+__all__ = ["SPLITS", "Decoding", "Grade", "Prompt", "Split", "Trace"]
+
+Split = Literal["calibrate", "query", "validate", "test"]
+SPLITS: tuple[Split, ...] = ("calibrate", "query", "validate", "test")
+Decoding = Literal["greedy", "sampled"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question, before any chat template.
+
+    `meta` holds what the task needs to grade and to render a solution; it is JSON-serialisable.
+    """
+
+    id: str
+    text: str
+    answer: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What a grader saw in one text.
+
+    right:        the full answer is right and nothing else is said after it.
+    right_steps:  also every visible step is right and complete; None where the task cannot check steps.
+    answer_only:  a well-formed answer without any step; None where the task cannot tell.
+    mode:         the task's name for the way of answering; None where it labels none or recognises none.
+    """
+
+    right: bool
+    right_steps: bool | None = None
+    answer_only: bool | None = None
+    mode: str | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A text somebody gave for a prompt: what a student learns from, or what an evaluation grades.
+
+    truncated: the text hit the length limit before its end of turn. It is graded wrong, has no compatibility, and is never
+    a student's target.
+    """
+
+    prompt_id: str
+    prompt: str
+    text: str
+    truncated: bool = False
