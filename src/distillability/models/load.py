@@ -1,0 +1,83 @@
+"""Loading a model and its tokenizer: the lab's, a local folder, or a hub id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from distillability.errors import UserError
+from distillability.models.locate import locate
+
+__all__ = ["LoadedModel", "default_device", "initialise_student", "load_model", "load_tokenizer"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model with its tokenizer; `reference` is what the user called it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    reference: str
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+def default_device() -> torch.device:
+    """The accelerator where there is one, else the processor."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu") if torch.accelerator.is_available() else torch.device("cpu")
+
+
+def load_tokenizer(reference: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer, padding on the left as generation needs it, with a pad token (end of sequence where it has none)."""
+    tokenizer = AutoTokenizer.from_pretrained(locate(str(reference)), padding_side="left", trust_remote_code=trust_remote_code)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    reference: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a model for scoring, decoding or training; it comes in evaluation mode.
+
+    Args:
+        dtype: of the weights. Training and the lab keep float32 and may autocast.
+
+    Raises:
+        UserError: there is no such model, or it is not a causal language model in safetensors.
+    """
+    path = locate(str(reference))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, attn_implementation=_attention(), trust_remote_code=trust_remote_code
+        )
+        tokenizer = load_tokenizer(reference, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError.single(str(reference), f"cannot be loaded as a causal language model: {error}", "give a Hugging Face folder or id") from error
+    return LoadedModel(model.to(device or default_device()).eval(), tokenizer, str(reference))
+
+
+def initialise_student(reference: str | Path, seed: int, *, trust_remote_code: bool = False) -> LoadedModel:
+    """A student with the architecture and tokenizer of `reference` and fresh weights drawn from `seed`."""
+    config = AutoConfig.from_pretrained(locate(str(reference)), trust_remote_code=trust_remote_code)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=_attention(), trust_remote_code=trust_remote_code
+        )
+    tokenizer = load_tokenizer(reference, trust_remote_code=trust_remote_code)
+    return LoadedModel(model.to(default_device()).eval(), tokenizer, str(reference))
+
+
+def _attention() -> str:
+    # On processors the fused kernel is slower than plain matrix products at these lengths, and much slower in bfloat16.
+    return "sdpa" if default_device().type != "cpu" else "eager"
