@@ -10,21 +10,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["new_folder", "read_json", "read_jsonl", "write_json", "write_jsonl", "write_text"]
+__all__ = ["new_file", "new_folder", "read_json", "read_jsonl", "write_json", "write_jsonl", "write_text"]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` by a temporary file in the same folder and a rename."""
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder that becomes `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
+        yield temporary
+        with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

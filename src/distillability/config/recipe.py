@@ -5,7 +5,7 @@ A field that is also a setting of TRL or transformers carries the name it has th
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,7 +15,16 @@ ObjectiveName = Literal["seqkd", "forward_kl", "reverse_kl", "jsd"]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_null(cls, values: Any) -> Any:
+        """TOML has no null, so "none" stands for it in a field that may be null."""
+        if not isinstance(values, dict):
+            return values
+        nullable = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
+        return {key: None if key in nullable and value == "none" else value for key, value in values.items()}
 
 
 class _TaskBase(_Strict):
@@ -86,6 +95,7 @@ class Calibrate(_Strict):
     anchor_budget: float | None = Field(3.0, gt=0, description="Stop when the anchor exceeds this many nats a sequence.")
     prompts_per_step: int = Field(32, ge=1)
     num_generations: int = Field(8, ge=2, description="Completions per prompt, the GRPO group.")
+    per_device_train_batch_size: int | None = Field(None, ge=1, description="Completions per micro-batch; a whole step where null.")
     max_steps: int = Field(60, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
     save_steps: int = Field(20, ge=1)

@@ -1,0 +1,72 @@
+"""What a student can learn from: the plain teacher, calibrated teachers, and the controls that a cheap trick would be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["CONTROLS", "FREE_ALTERNATIVES", "Source", "parse_source", "source_names"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the texts of one source come about.
+
+    Attributes:
+        teacher: who is asked: `plain`, a calibrated teacher's name, or None where nobody is (gold).
+        prefill: `common`, the bytes common to all answers with steps; `oracle`, the first bytes of the easy mode.
+        select: keep one of `draws` sampled texts, the highest or lowest in C.
+        cut: `answer_only` keeps the answer and drops the steps.
+        gold: `answers` or `steps` of the task instead of a teacher's text.
+    """
+
+    name: str
+    teacher: str | None
+    decoding: Literal["greedy", "sampled"] = "sampled"
+    prefill: Literal["common", "oracle"] | None = None
+    few_shot: bool = False
+    draws: int = 1
+    select: Literal["best", "worst"] | None = None
+    cut: Literal["answer_only"] | None = None
+    gold: Literal["answers", "steps"] | None = None
+
+
+CONTROLS: dict[str, Source] = {
+    source.name: source
+    for source in (
+        Source("plain_greedy", "plain", decoding="greedy"),
+        Source("plain_best_of_8", "plain", draws=8, select="best"),
+        Source("plain_worst_of_8", "plain", draws=8, select="worst"),
+        Source("answer_only", "plain", cut="answer_only"),
+        Source("gold_answers", None, gold="answers"),
+        Source("gold_steps", None, gold="steps"),
+    )
+}
+# What anybody can do without calibrating: the rivals of the distillable teacher. Oracle prefills and gold steps are ceilings instead.
+FREE_ALTERNATIVES = ("plain_greedy", "plain_prefilled", "plain_best_of_8", "gold_answers")
+
+_SUFFIXES: dict[str, dict[str, object]] = {
+    "_prefilled_oracle": {"prefill": "oracle"},
+    "_prefilled": {"prefill": "common"},
+    "_few_shot": {"few_shot": True},
+}
+
+
+def parse_source(name: str, teachers: Collection[str]) -> Source | None:
+    """The source of that name where `teachers` are the calibrated ones; None where there is no such source."""
+    asked = {"plain", *teachers}
+    if name in asked:
+        return Source(name, name)
+    if name in CONTROLS:
+        return CONTROLS[name]
+    for suffix, how in _SUFFIXES.items():
+        if name.endswith(suffix) and name.removesuffix(suffix) in asked:
+            return Source(name, name.removesuffix(suffix), **how)  # type: ignore[arg-type]
+    return None
+
+
+def source_names(teachers: Collection[str]) -> list[str]:
+    """Every source that a recipe with these calibrated teachers can name."""
+    asked = ["plain", *teachers]
+    return [*asked, *CONTROLS, *(teacher + suffix for teacher in asked for suffix in _SUFFIXES)]

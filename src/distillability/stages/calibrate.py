@@ -1,0 +1,177 @@
+"""The calibrate stage: is the proxy fit to steer, how wide does C spread, then one job for every teacher and repetition."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillability.config.recipe import Teacher
+from distillability.errors import UserError
+from distillability.files import read_json, write_json
+from distillability.rewards.admission import admit
+from distillability.rewards.compatibility import compatibility
+from distillability.rewards.compose import compatibility_scale
+from distillability.rewards.length import length_reward
+from distillability.rollouts import complete
+from distillability.stages.context import TaskContext
+from distillability.stages.jobs import Job
+from distillability.stages.layout import admission_file, calibration_folder
+from distillability.training.calibrate import calibrate_teacher
+from distillability.types import Grade, Prompt
+
+__all__ = ["admission_jobs", "calibration_jobs"]
+
+
+def admission_jobs(context: TaskContext) -> list[Job]:
+    """One job for the task's proxy."""
+    proof = admission_file(context.run, context.task_name)
+    return [Job(f"{context.task_name}: proxy admission", proof, _admission, {"context": context, "proof": proof})]
+
+
+def calibration_jobs(context: TaskContext) -> list[Job]:
+    """One job for every calibrated teacher and repetition.
+
+    Raises:
+        UserError: the proxy fails admission and the recipe does not force it.
+    """
+    admission = read_json(admission_file(context.run, context.task_name))
+    if not admission["passed"] and not context.recipe.calibrate.force:
+        raise UserError.single(
+            f"tasks.{context.task_name}.proxy = {context.config.proxy}", f"fails admission: {admission['summary']}", admission["advice"]
+        )
+    jobs = []
+    for calibration in range(context.recipe.calibrate.calibrations):
+        for name in context.recipe.calibrate.teachers:
+            folder = calibration_folder(context.run, context.task_name, name, calibration)
+            arguments = {"context": context, "name": name, "calibration": calibration, "folder": folder}
+            jobs.append(Job(f"{context.task_name}: {name} #{calibration}", folder / "done.json", _calibrate, arguments))
+    return jobs
+
+
+def _admission(context: TaskContext, proof: Path) -> None:
+    settings = context.recipe.calibrate
+    plain, proxy = context.plain(), context.load(context.config.proxy)
+    prompts = context.task.prompts("calibrate", settings.scale_prompts)
+    completions = complete(
+        plain,
+        [prompt.text for prompt in prompts],
+        decoding="sampled",
+        max_new_tokens=context.config.max_completion_length,
+        seed=context.seed("admission"),
+        samples=settings.num_generations,
+        autocast_dtype=context.autocast_dtype,
+    )
+    asked = [prompt for prompt in prompts for _ in range(settings.num_generations)]
+    columns = [prompt.text for prompt in asked], completions.texts, completions.truncated
+    grades = [
+        Grade(right=False) if cut else context.task.grade(prompt, text)
+        for prompt, text, cut in zip(asked, completions.texts, completions.truncated, strict=True)
+    ]
+    proxy_scores, reference_scores = context.scorer(proxy).score(*columns), context.scorer(plain).score(*columns)
+    planted = [(prompt, text) for prompt in prompts if (text := context.task.wrong_steps(prompt)) is not None]
+    admission = admit(
+        proxy=proxy_scores,
+        reference=reference_scores,
+        right=[grade.right for grade in grades],
+        group_size=settings.num_generations,
+        easy=[None if grade.mode is None else grade.mode in context.task.easy_modes for grade in grades],
+        planted_wrong=context.scorer(proxy).score([prompt.text for prompt, _ in planted], [text for _, text in planted]),
+    )
+    shape = (-1, settings.num_generations)
+    right = torch.tensor([grade.right for grade in grades]).view(shape)
+    values = compatibility(proxy_scores, reference_scores, settings.normaliser).view(shape)
+    lengths = length_reward(completions.texts, completions.truncated).view(shape)
+    write_json(
+        proof,
+        asdict(admission)
+        | {
+            "proxy": context.config.proxy,
+            "forced": settings.force and not admission.passed,
+            "scale": {"compatibility": compatibility_scale(values, right), "length": compatibility_scale(lengths, right)},
+            "mean_compatibility": _mean_by_mode(values.flatten(), grades),
+        },
+    )
+
+
+def _mean_by_mode(values: torch.Tensor, grades: list[Grade]) -> dict[str, float]:
+    """Mean C of the right texts of each mode."""
+    means = {}
+    for mode in sorted({grade.mode for grade in grades if grade.mode is not None}):
+        rows = torch.tensor([grade.right and grade.mode == mode for grade in grades]) & ~values.isnan()
+        if rows.any():
+            means[mode] = values[rows].mean().item()
+    return means
+
+
+def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) -> None:
+    settings = context.recipe.calibrate
+    teacher = settings.teachers[name]
+    admission = read_json(admission_file(context.run, context.task_name))
+    prompts = _prompts(context, calibration)
+    outcome = calibrate_teacher(
+        loaded=context.plain(),
+        proxy=context.load(context.config.proxy) if teacher.reward == "compatibility" else None,
+        task=context.task,
+        prompts=prompts,
+        teacher=teacher,
+        settings=settings,
+        scale=_scale(admission, teacher),
+        max_completion_length=context.config.max_completion_length,
+        seed=context.seed("calibrate", calibration),
+        autocast_dtype=context.autocast_dtype,
+        folder=folder,
+    )
+    _write_card(context, name, teacher, outcome, folder / "model")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    write_json(folder / "done.json", outcome | {"knob": teacher.knob, "reward": teacher.reward, "calibration": calibration})
+
+
+def _prompts(context: TaskContext, calibration: int) -> list[Prompt]:
+    """Fresh prompts for every repetition, so that two calibrations differ by more than sampling noise."""
+    settings = context.recipe.calibrate
+    needed = settings.prompts_per_step * settings.max_steps
+    return context.task.prompts("calibrate", needed * (calibration + 1))[-needed:]
+
+
+def _scale(admission: dict[str, Any], teacher: Teacher) -> float:
+    scale = admission["scale"][teacher.reward]
+    if not scale:
+        raise UserError.single(
+            "calibrate.teachers",
+            f"the plain teacher's right answers do not differ in {teacher.reward}, so there is no scale for the knob",
+            "use another proxy, or more prompts in calibrate.scale_prompts",
+        )
+    return float(scale)
+
+
+def _write_card(context: TaskContext, name: str, teacher: Teacher, outcome: dict[str, Any], model: Path) -> None:
+    """The model card: what was done to this teacher, and what was not tested."""
+    settings = context.recipe.calibrate
+    (model / "README.md").write_text(
+        f"""---
+library_name: transformers
+tags: [distillability]
+---
+# {name}: a teacher calibrated for distillability
+
+| | |
+|---|---|
+| original teacher | `{context.config.teacher}` |
+| knob | {teacher.knob:+g} (> 0 raises distillability, < 0 lowers it) |
+| calibration reward | {teacher.reward}, per {settings.normaliser.removesuffix("s")} |
+| proxy | `{context.config.proxy}` |
+| task | {context.task_name} |
+| steps | {outcome["steps"]}{f" ({outcome['stopped']})" if outcome["stopped"] else ""} |
+| anchor | K3, coefficient {settings.anchor_coefficient} |
+
+Accuracy before and after, and students' accuracy, are in the `results.json` of the run that made this model.
+
+Not tested: tasks other than {context.task_name}, attackers with access to the weights, and every attack that the run's report does not
+list. A lowered distillability lowers the yield of the attacks tried; it does not rule out distillation.
+""",
+        encoding="utf-8",
+    )

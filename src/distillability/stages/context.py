@@ -1,0 +1,78 @@
+"""What every job of one task needs, built in whichever process the job runs in."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from distillability.config.recipe import Recipe
+from distillability.config.recipe import Task as TaskConfig
+from distillability.config.sources import Source, parse_source
+from distillability.models.load import LoadedModel, load_model
+from distillability.scoring.likelihood import Scorer
+from distillability.stages.layout import calibration_folder
+from distillability.tasks import Task, build_task
+
+__all__ = ["TaskContext"]
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """A recipe, one of its tasks, and the run's folder; picklable, models are loaded where they are used.
+
+    `autocast` is the dtype of scoring, decoding and training as resolved at the start of the run: `float32` or `bfloat16`.
+    """
+
+    recipe: Recipe
+    task_name: str
+    run: Path
+    autocast: str
+
+    @cached_property
+    def config(self) -> TaskConfig:
+        return next(task for task in self.recipe.tasks if task.name == self.task_name)
+
+    @cached_property
+    def task(self) -> Task:
+        return build_task(self.config)
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.autocast == "bfloat16" else None
+
+    def source(self, name: str) -> Source:
+        """The named source; the recipe was validated, so it exists."""
+        source = parse_source(name, self.recipe.calibrate.teachers)
+        if source is None:
+            raise KeyError(name)
+        return source
+
+    def calibrations_of(self, source: Source) -> list[int | None]:
+        """The calibrations a source exists in: their numbers, or [None] for what no calibration touches."""
+        if source.teacher in self.recipe.calibrate.teachers:
+            return list(range(self.recipe.calibrate.calibrations))
+        return [None]
+
+    def load(self, reference: str | Path) -> LoadedModel:
+        return load_model(reference, trust_remote_code=self.recipe.trust_remote_code)
+
+    def plain(self) -> LoadedModel:
+        return self.load(self.config.teacher)
+
+    def teacher(self, name: str, calibration: int | None) -> LoadedModel:
+        """The plain teacher, or a calibrated one of this run."""
+        if name == "plain":
+            return self.plain()
+        return self.load(calibration_folder(self.run, self.task_name, name, calibration or 0) / "model")
+
+    def scorer(self, loaded: LoadedModel) -> Scorer:
+        return Scorer(loaded.model, loaded.tokenizer, autocast_dtype=self.autocast_dtype)
+
+    def seed(self, *parts: object) -> int:
+        """A seed of its own for every use of randomness, from the recipe's seed and a name."""
+        digest = hashlib.sha256(repr((self.recipe.seed, self.task_name, *parts)).encode()).digest()
+        return int.from_bytes(digest[:4], "big") >> 1

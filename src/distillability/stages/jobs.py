@@ -1,0 +1,93 @@
+"""The jobs of a stage: independent, each with a file that proves it is done, shared out over processes.
+
+A job that finds its proof does nothing, which is what makes every stage resumable. Each process takes an equal share of the cores, so
+that two workers on two cores train two students at once; on an accelerator one worker is the natural number.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Job", "Workers", "open_workers"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work.
+
+    Attributes:
+        title: for the progress line.
+        proof: the file whose existence means that the job is done; the function writes it last.
+        function: a module-level function, called with `arguments`.
+    """
+
+    title: str
+    proof: Path
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+
+
+@dataclass
+class Workers:
+    """Runs jobs, in this process or in several."""
+
+    pool: ProcessPoolExecutor | None
+    report: Callable[[str], None]
+
+    def run(self, stage: str, jobs: Sequence[Job]) -> None:
+        """Run what is not done yet. The first failure ends the stage; jobs already running finish and keep their results."""
+        waiting = [job for job in jobs if not job.proof.exists()]
+        if len(waiting) < len(jobs):
+            self.report(f"{stage}: {len(jobs) - len(waiting)} of {len(jobs)} already done")
+        started = time.perf_counter()
+        for count, (job, seconds) in enumerate(self._finished(waiting), start=1):
+            left = (time.perf_counter() - started) / count * (len(waiting) - count)
+            self.report(f"{stage}: {count}/{len(waiting)}  {job.title}  {seconds:.1f} s  (about {left:.0f} s left)")
+
+    def _finished(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
+        if self.pool is None:
+            for job in jobs:
+                yield job, _timed(job)
+            return
+        futures = {self.pool.submit(_timed, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _timed(job: Job) -> float:
+    started = time.perf_counter()
+    job.function(**job.arguments)
+    if not job.proof.exists():
+        raise RuntimeError(f"{job.title} ended without writing {job.proof}")
+    return time.perf_counter() - started
+
+
+def _start_worker(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def open_workers(workers: int, report: Callable[[str], None]) -> Iterator[Workers]:
+    """Workers for the length of a run; with one, jobs run in this process."""
+    if workers == 1:
+        yield Workers(None, report)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # Libraries below torch read this when they load, which in a spawned process is after this line.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (threads,)) as pool:
+        yield Workers(pool, report)

@@ -1,0 +1,36 @@
+"""Where everything lies in a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["admission_file", "calibration_folder", "evaluation_file", "numbered", "signals_file", "student_folder", "traces_file"]
+
+
+def numbered(source: str, calibration: int | None) -> str:
+    """A source's name in paths: the calibration's number is part of it only from the second one on."""
+    return source if not calibration else f"{source}-{calibration}"
+
+
+def admission_file(run: Path, task: str) -> Path:
+    return run / "calibrate" / task / "admission.json"
+
+
+def calibration_folder(run: Path, task: str, teacher: str, calibration: int) -> Path:
+    return run / "calibrate" / task / teacher / f"seed-{calibration}"
+
+
+def traces_file(run: Path, task: str, source: str, calibration: int | None) -> Path:
+    return run / "traces" / task / f"{numbered(source, calibration)}.jsonl"
+
+
+def signals_file(run: Path, task: str, source: str, calibration: int | None) -> Path:
+    return run / "traces" / task / f"{numbered(source, calibration)}.safetensors"
+
+
+def student_folder(run: Path, task: str, source: str, calibration: int | None, objective: str, prefix: str, budget: str, seed: int) -> Path:
+    return run / "distill" / task / numbered(source, calibration) / f"{objective}{prefix}" / budget / f"seed-{seed}"
+
+
+def evaluation_file(run: Path, *parts: str) -> Path:
+    return run.joinpath("evaluate", *parts[:-1], f"{parts[-1]}.json")

@@ -1,0 +1,125 @@
+"""Buying texts: one file of traces for each source, and what the teacher says along them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from distillability.config.sources import Source
+from distillability.errors import UserError
+from distillability.files import read_jsonl, write_json, write_jsonl
+from distillability.rewards.compatibility import compatibility
+from distillability.rollouts import complete
+from distillability.stages.context import TaskContext
+from distillability.stages.layout import signals_file, traces_file
+from distillability.training.signals import record_signals, worth_recording
+from distillability.types import Prompt, Trace
+
+__all__ = ["buy_traces", "load_traces", "usable"]
+
+
+def buy_traces(context: TaskContext, source_name: str, calibration: int | None, queries: int, recorded: int, proof: Path) -> None:
+    """Write `queries` traces of one source, graded, and record the teacher's log-probabilities of the first `recorded` of them."""
+    source = context.source(source_name)
+    prompts = context.task.prompts("query", queries)
+    traces = _traces(context, source, calibration, prompts)
+    file = traces_file(context.run, context.task_name, source_name, calibration)
+    write_jsonl(file, (_row(context, prompt, trace) for prompt, trace in zip(prompts, traces, strict=True)))
+    if recorded:
+        assert source.teacher is not None
+        teacher = context.teacher(source.teacher, calibration)
+        kept = usable(traces[:recorded])
+        if worth_recording(teacher, kept):
+            signals = record_signals(teacher, kept, autocast_dtype=context.autocast_dtype)
+            signals.save(signals_file(context.run, context.task_name, source_name, calibration))
+    write_json(proof, {"source": source_name, "calibration": calibration, "queries": len(prompts), "recorded": recorded})
+
+
+def load_traces(file: Path, queries: int) -> list[Trace]:
+    """The first `queries` traces of a file."""
+    return [
+        Trace(row["prompt_id"], row["messages"][0]["content"], row["messages"][1]["content"], row["truncated"])
+        for row in read_jsonl(file)[:queries]
+    ]
+
+
+def usable(traces: Sequence[Trace]) -> list[Trace]:
+    """The traces a student can learn from: paid for like the others, but complete and not empty."""
+    return [trace for trace in traces if not trace.truncated and trace.text]
+
+
+def _row(context: TaskContext, prompt: Prompt, trace: Trace) -> dict[str, Any]:
+    grade = {} if trace.truncated else asdict(context.task.grade(prompt, trace.text))
+    messages = [{"role": "user", "content": trace.prompt}, {"role": "assistant", "content": trace.text}]
+    return {"prompt_id": prompt.id, "messages": messages, "truncated": trace.truncated, **grade}
+
+
+def _traces(context: TaskContext, source: Source, calibration: int | None, prompts: Sequence[Prompt]) -> list[Trace]:
+    if source.gold is not None:
+        return [Trace(prompt.id, prompt.text, _gold(context, source, prompt)) for prompt in prompts]
+    assert source.teacher is not None
+    loaded = context.teacher(source.teacher, calibration)
+    completions = complete(
+        loaded,
+        [prompt.text for prompt in prompts],
+        decoding=source.decoding,
+        max_new_tokens=context.config.max_completion_length,
+        seed=context.seed("traces", source.name, calibration),
+        samples=source.draws,
+        prefills=_prefills(context, source, prompts),
+        demonstrations=_demonstrations(context) if source.few_shot else (),
+        batch_size=context.recipe.evaluate.batch_size,
+        autocast_dtype=context.autocast_dtype,
+    )
+    drawn = [
+        Trace(prompt.id, prompt.text, completions.texts[row], completions.truncated[row])
+        for row, prompt in enumerate(prompt for prompt in prompts for _ in range(source.draws))
+    ]
+    if source.select is not None:
+        drawn = _select(context, source, drawn)
+    if source.cut == "answer_only":
+        return [_cut(context, trace) for trace in drawn]
+    return drawn
+
+
+def _gold(context: TaskContext, source: Source, prompt: Prompt) -> str:
+    text = context.task.gold_answer(prompt) if source.gold == "answers" else context.task.gold_steps(prompt)
+    if text is None:
+        raise UserError.single(f"source {source.name}", f"the task {context.task_name} has no reference solutions", "leave it out of the arms")
+    return text
+
+
+def _prefills(context: TaskContext, source: Source, prompts: Sequence[Prompt]) -> list[str] | None:
+    if source.prefill is None:
+        return None
+    prefills = [context.task.prefill if source.prefill == "common" else context.task.oracle_prefill(prompt) for prompt in prompts]
+    known = [prefill for prefill in prefills if prefill is not None]
+    if len(known) != len(prompts):
+        raise UserError.single(f"source {source.name}", f"the task {context.task_name} has no such prefill", "leave it out of the arms")
+    return known
+
+
+def _demonstrations(context: TaskContext) -> list[tuple[str, str]]:
+    """A few questions with the reference solution that an attacker wrote for them, or the answer where the task has no steps."""
+    shown = context.task.prompts("validate", context.recipe.distill.few_shot)
+    return [(prompt.text, context.task.gold_steps(prompt) or context.task.gold_answer(prompt)) for prompt in shown]
+
+
+def _select(context: TaskContext, source: Source, drawn: Sequence[Trace]) -> list[Trace]:
+    """The trace of highest (or lowest) C among the draws of each prompt; where C is missing for all of them, the first draw."""
+    columns = [trace.prompt for trace in drawn], [trace.text for trace in drawn], [trace.truncated for trace in drawn]
+    proxy = context.scorer(context.load(context.config.proxy)).score(*columns)
+    reference = context.scorer(context.plain()).score(*columns)
+    values = compatibility(proxy, reference, context.recipe.calibrate.normaliser).view(-1, source.draws)
+    worst = float("-inf") if source.select == "best" else float("inf")
+    filled = values.nan_to_num(nan=worst)
+    picks = filled.argmax(dim=1) if source.select == "best" else filled.argmin(dim=1)
+    return [drawn[row * source.draws + int(pick)] for row, pick in enumerate(picks)]
+
+
+def _cut(context: TaskContext, trace: Trace) -> Trace:
+    """The trace without its steps; without an answer nothing is left to learn from."""
+    text = context.task.answer_only(trace.text)
+    return Trace(trace.prompt_id, trace.prompt, text or "", truncated=trace.truncated or text is None)

@@ -1,0 +1,267 @@
+"""Post-hoc calibration of a teacher: GRPO with a composite reward.
+
+A = z(task) + knob · C′ is computed for whole groups inside one reward function, and TRL is told not to rescale it
+(`scale_rewards="none"`). TRL subtracts the group's mean, which is zero for every form of A, so that its advantage is ours.
+At knob 0 this is stock GRPO with `scale_rewards="group"` and the KL anchor.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import GRPOConfig, GRPOTrainer
+
+from distillability.config.recipe import Calibrate, Teacher
+from distillability.models.chat import end_of_turn_id
+from distillability.models.load import LoadedModel, load_model
+from distillability.ops.statistics import pearson
+from distillability.rewards.compatibility import compatibility
+from distillability.rewards.compose import compose_advantage
+from distillability.rewards.length import length_reward
+from distillability.scoring.likelihood import Scorer
+from distillability.tasks.base import Task
+from distillability.training.compat import PolicyLogprobsMixin, frozen_reference
+from distillability.training.resume import MetricsFile, last_checkpoint
+from distillability.types import Grade, Prompt
+
+__all__ = ["CompositeReward", "calibrate_teacher"]
+
+
+@dataclass
+class CompositeReward:
+    """TRL reward function that returns the advantage of every completion.
+
+    Attributes:
+        scale: s_C, the within-group standard deviation of C (or of the length) on the plain teacher.
+        metrics: of the last batch it saw; the trainer writes them out.
+    """
+
+    task: Task
+    settings: Calibrate
+    teacher: Teacher
+    scale: float
+    policy_tokenizer: Any
+    proxy: Scorer | None
+    reference: Scorer | None
+    prompts: dict[str, Prompt]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    __name__: str = "advantage"
+
+    def __call__(self, prompts: Sequence[Any], completion_ids: Sequence[list[int]], prompt_id: Sequence[str], **_: Any) -> list[float]:
+        questions = [self.prompts[key] for key in prompt_id]
+        texts, truncated = self._decode(completion_ids)
+        grades = [
+            Grade(right=False) if cut else self.task.grade(question, text)
+            for question, text, cut in zip(questions, texts, truncated, strict=True)
+        ]
+        right = torch.tensor([self._counts_as_right(grade) for grade in grades])
+        values = self._calibration_values(questions, texts, truncated)
+        shape = (-1, self.settings.num_generations)
+        advantage = compose_advantage(
+            task_reward=right.double().view(shape),
+            right=right.view(shape),
+            compatibility=values.view(shape),
+            knob=self.teacher.knob,
+            scale=self.scale,
+            form=self.settings.advantage,
+            clip=self.settings.clip,
+            gate=self.settings.gate,
+        )
+        self.metrics = self._describe(grades, texts, truncated, right, values) | advantage.metrics
+        flat: list[float] = advantage.advantage.flatten().tolist()
+        return flat
+
+    def _decode(self, completion_ids: Sequence[list[int]]) -> tuple[list[str], list[bool]]:
+        """Texts as the policy's tokenizer decodes them; a completion without its end of turn was cut off."""
+        end = end_of_turn_id(self.policy_tokenizer)
+        truncated = [end not in ids for ids in completion_ids]
+        kept = [ids if cut else ids[: ids.index(end)] for ids, cut in zip(completion_ids, truncated, strict=True)]
+        decoded = [self.policy_tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in kept]
+        return decoded, truncated
+
+    def _counts_as_right(self, grade: Grade) -> bool:
+        steps_needed = self.settings.require == "steps" and grade.right_steps is not None
+        return grade.right and (bool(grade.right_steps) or not steps_needed)
+
+    def _calibration_values(self, questions: Sequence[Prompt], texts: Sequence[str], truncated: Sequence[bool]) -> torch.Tensor:
+        """C (or the length) of every completion, [N] float64, nan where missing."""
+        if self.teacher.reward == "length":
+            return length_reward(texts, truncated)
+        if self.proxy is None or self.reference is None:
+            raise ValueError("the compatibility reward needs a proxy and a reference scorer")
+        asked = [question.text for question in questions]
+        unique = sorted(set(zip(asked, texts, truncated, strict=True)))
+        columns = tuple(zip(*unique, strict=True))
+        scored = compatibility(self.proxy.score(*columns), self.reference.score(*columns), self.settings.normaliser)
+        by_text = dict(zip(unique, scored.tolist(), strict=True))
+        return torch.tensor([by_text[key] for key in zip(asked, texts, truncated, strict=True)], dtype=torch.float64)
+
+    def _describe(
+        self, grades: Sequence[Grade], texts: Sequence[str], truncated: Sequence[bool], right: torch.Tensor, values: torch.Tensor
+    ) -> dict[str, Any]:
+        """What the report's calibration curves show; a value that cannot be had is None."""
+        n = len(grades)
+        lengths = torch.tensor([float(len(text.encode())) for text in texts], dtype=torch.float64)
+        counted = right & ~values.isnan()
+        with_steps = [grade.right_steps for grade in grades if grade.right_steps is not None]
+        return {
+            "n": n,
+            "task_reward": right.double().mean().item(),
+            "right_steps": sum(with_steps) / len(with_steps) if with_steps else None,
+            "compatibility": values[counted].mean().item() if counted.any() else None,
+            "bytes": lengths.mean().item(),
+            "truncated": sum(truncated) / n,
+            "correlation_compatibility_bytes": pearson(values[counted], lengths[counted]),
+            "modes": {mode: sum(grade.mode == mode for grade in grades) / n for mode in self.task.modes},
+            "answer_only": sum(bool(grade.answer_only) for grade in grades) / n,
+        }
+
+
+class _CalibrationTrainer(PolicyLogprobsMixin):
+    """Adds the anchor in nats a sequence to what the reward saw, and writes one line a step."""
+
+    reward: CompositeReward
+    metrics_file: MetricsFile
+    _anchors: list[torch.Tensor]
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        loss = super()._compute_loss(model, inputs)
+        if self.last_anchor is not None:
+            self._anchors.append(self.last_anchor)
+        return loss
+
+    def pop_anchor(self) -> float | None:
+        """Mean over the step's completions of Σ_t (log π_θ − log π₀); None without a reference."""
+        anchors, self._anchors = self._anchors, []
+        if not anchors:
+            return None
+        return float(self.accelerator.gather(torch.cat(anchors)).mean())
+
+
+class _StepRecord(TrainerCallback):
+    """Writes the step's metrics and stops when the anchor has used up its budget."""
+
+    def __init__(self, trainer: _CalibrationTrainer, budget: float | None, progress: Callable[[int, int], None]):
+        self.trainer, self.budget, self.progress = trainer, budget, progress
+        self.started = time.perf_counter()
+        self.stopped: str | None = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        anchor = self.trainer.pop_anchor()
+        metrics = self.trainer.reward.metrics
+        self.trainer.metrics_file.append(
+            {"step": state.global_step, **metrics, "anchor_nats": anchor, "seconds": time.perf_counter() - self.started}
+        )
+        self.progress(state.global_step, state.max_steps)
+        if anchor is not None and not math.isfinite(anchor):
+            raise FloatingPointError(f"the anchor is {anchor} at step {state.global_step}: the policy has left the finite")
+        if self.budget is not None and anchor is not None and anchor > self.budget:
+            self.stopped = f"anchor {anchor:.2f} nats a sequence is over its budget of {self.budget}"
+            control.should_training_stop = True
+
+
+def calibrate_teacher(
+    *,
+    loaded: LoadedModel,
+    proxy: LoadedModel | None,
+    task: Task,
+    prompts: Sequence[Prompt],
+    teacher: Teacher,
+    settings: Calibrate,
+    scale: float,
+    max_completion_length: int,
+    seed: int,
+    autocast_dtype: torch.dtype | None,
+    folder: Path,
+    progress: Callable[[int, int], None] = lambda step, total: None,
+) -> dict[str, Any]:
+    """Calibrate one teacher and save it as `folder/model`; resumes from its own checkpoints.
+
+    Args:
+        loaded: the plain teacher, loaded from disk (TRL loads the frozen reference again from where it came).
+        prompts: of the calibrate split, at least one step's worth; seen once each where there are enough.
+        scale: s_C of the plain teacher for this reward, in the reward's unit.
+
+    Returns:
+        steps done, seconds of training, and why it stopped early (None where it did not).
+    """
+    reward = CompositeReward(
+        task=task,
+        settings=settings,
+        teacher=teacher,
+        scale=scale,
+        policy_tokenizer=loaded.tokenizer,
+        proxy=Scorer(proxy.model, proxy.tokenizer, autocast_dtype=autocast_dtype) if proxy is not None else None,
+        reference=None,
+        prompts={prompt.id: prompt for prompt in prompts},
+    )
+    rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in prompts]
+    trainer = _CalibrationTrainer(
+        model=loaded.model,
+        reward_funcs=[reward],
+        args=_grpo_config(settings, loaded, max_completion_length, seed, autocast_dtype, folder),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=loaded.tokenizer,
+    )
+    trainer.reward, trainer._anchors = reward, []
+    if teacher.reward == "compatibility":
+        reward.reference = _reference_scorer(trainer, loaded, autocast_dtype)
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    trainer.metrics_file = MetricsFile(folder / "metrics.jsonl", keep_to_step=checkpoint.step if checkpoint else 0)
+    record = _StepRecord(trainer, settings.anchor_budget, progress)
+    trainer.add_callback(record)
+    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    trainer.save_model(str(folder / "model"))
+    return {"steps": trainer.state.global_step, "seconds": time.perf_counter() - record.started, "stopped": record.stopped}
+
+
+def _grpo_config(
+    settings: Calibrate, loaded: LoadedModel, max_completion_length: int, seed: int, autocast_dtype: torch.dtype | None, folder: Path
+) -> GRPOConfig:
+    rows = settings.prompts_per_step * settings.num_generations
+    micro_batch = min(rows, settings.per_device_train_batch_size or rows)
+    return GRPOConfig(
+        output_dir=str(folder / "checkpoints"),
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=rows // micro_batch,
+        num_generations=settings.num_generations,
+        max_completion_length=max_completion_length,
+        max_steps=settings.max_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=min(5, settings.max_steps // 4),
+        beta=settings.anchor_coefficient,
+        use_bias_correction_kl=settings.anchor_gradient == "reverse",
+        scale_rewards="none",
+        loss_type="dapo",  # normalised by the global number of tokens: no preference for short or long completions
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        seed=seed,
+        data_seed=seed,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        logging_steps=settings.max_steps + 1,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=loaded.device.type == "cpu",
+        bf16=autocast_dtype is torch.bfloat16,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=loaded.device.type == "cuda",
+        remove_unused_columns=False,
+    )
+
+
+def _reference_scorer(trainer: GRPOTrainer, loaded: LoadedModel, autocast_dtype: torch.dtype | None) -> Scorer:
+    """π₀: the copy that TRL loaded for its KL term, or one of our own where the anchor is off."""
+    reference = frozen_reference(trainer)
+    model = load_model(loaded.reference).model if reference is None else reference
+    return Scorer(model, loaded.tokenizer, autocast_dtype=autocast_dtype)

@@ -1,0 +1,231 @@
+"""Distillation of one student: transformers' Trainer around our objectives.
+
+The prefix source is an axis of its own: a step learns from the teacher's traces, or, with probability `on_policy_share`, from
+completions that the student samples for the same prompts (GKD's mixture). Only logits objectives can learn from the student's own.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from distillability.models.load import LoadedModel
+from distillability.objectives import Objective
+from distillability.ops.align import IGNORE, next_token_positions
+from distillability.ops.reduce import global_mean
+from distillability.rollouts import complete
+from distillability.training.resume import MetricsFile, last_checkpoint
+from distillability.training.signals import Example, RecordedSignals, encode_trace
+from distillability.types import Trace
+
+__all__ = ["StudentSettings", "distill_student"]
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """How one student is trained."""
+
+    steps: int
+    batch_size: int
+    gradient_accumulation_steps: int
+    learning_rate: float
+    warmup_steps: int
+    on_policy_share: float
+    max_completion_length: int
+    save_steps: int
+    seed: int
+
+
+class _Traces(Dataset[dict[str, Any]]):
+    def __init__(self, examples: Sequence[Example], traces: Sequence[Trace], signals: RecordedSignals | None):
+        self.examples, self.traces, self.signals = examples, traces, signals
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.examples[index]
+        row: dict[str, Any] = {"example": example, "prompt": self.traces[index].prompt}
+        if self.signals is not None:
+            row["teacher"] = self.signals.rows(index)
+        return row
+
+
+def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
+    """input_ids, attention_mask, labels [B, T], right-padded; teacher [N, V] in the order of the valid positions."""
+    examples: list[Example] = [row["example"] for row in rows]
+    width = max(len(example.ids) for example in examples)
+    batch: dict[str, Any] = {
+        "input_ids": torch.tensor([example.ids + [pad] * (width - len(example.ids)) for example in examples]),
+        "attention_mask": torch.tensor([[1] * len(example.ids) + [0] * (width - len(example.ids)) for example in examples]),
+        "labels": torch.tensor(
+            [[IGNORE] * len(example.prompt) + example.completion + [IGNORE] * (width - len(example.ids)) for example in examples]
+        ),
+        "prompts": [row["prompt"] for row in rows],
+    }
+    if "teacher" in rows[0]:
+        batch["teacher"] = torch.cat([row["teacher"] for row in rows])
+    return batch
+
+
+class _StudentTrainer(Trainer):
+    """Sums an objective over valid positions; the division by the global token count is `ops.reduce`'s."""
+
+    objective: Objective
+    teacher: LoadedModel | None
+    student: LoadedModel
+    settings: StudentSettings
+    # The loss below is divided by the token count of the whole accumulation window, so nobody may divide it again.
+    loss_is_scaled_for_ga = True
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> Any:
+        hidden_labels = inputs["labels"]
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        rows, columns, targets = next_token_positions(hidden_labels)
+        output = self.objective(
+            student_logits=logits[rows, columns], teacher_logits=self._teacher_logits(inputs, rows, columns), target_ids=targets
+        )
+        loss = global_mean(output.sum, num_items_in_batch if num_items_in_batch is not None else output.n_tokens)
+        if num_items_in_batch is not None and self.args.world_size > 1:
+            loss = loss * self.args.world_size  # data parallelism averages gradients over processes
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _teacher_logits(self, inputs: dict[str, Any], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
+        if not self.objective.needs_teacher_logits:
+            return None
+        if "teacher" in inputs:
+            recorded: torch.Tensor = inputs["teacher"]
+            return recorded.float()
+        if self.teacher is None:
+            raise ValueError(f"{self.objective.name} needs recorded teacher signals or a live teacher")
+        with torch.inference_mode():
+            logits = self.teacher.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        return logits[rows, columns].clone()
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """Swap in the student's own completions before tokens are counted, so that the divisor counts what is learnt from."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        coin = random.Random(f"{self.settings.seed} {self.state.global_step}")
+        if coin.random() < self.settings.on_policy_share:
+            batches = [self._on_policy(batch, coin.randrange(2**31)) for batch in batches]
+        counted = sum((batch["labels"][:, 1:] != IGNORE).sum() for batch in batches)
+        return batches, self.accelerator.gather(torch.as_tensor(counted, device=device)).sum()
+
+    def _on_policy(self, batch: dict[str, Any], seed: int) -> dict[str, Any]:
+        self.model.eval()
+        completions = complete(
+            self.student,
+            batch["prompts"],
+            decoding="sampled",
+            max_new_tokens=self.settings.max_completion_length,
+            seed=seed,
+            batch_size=len(batch["prompts"]),
+        )
+        self.model.train()
+        examples = []
+        for prompt, text, cut in zip(batch["prompts"], completions.texts, completions.truncated, strict=True):
+            example = encode_trace(self.student, Trace(prompt, prompt, text))
+            examples.append(Example(example.prompt, example.completion[:-1]) if cut and len(example.completion) > 1 else example)
+        rows = [{"example": example, "prompt": prompt} for example, prompt in zip(examples, batch["prompts"], strict=True)]
+        return _collate(rows, self.student.tokenizer.pad_token_id)
+
+
+class _Record(TrainerCallback):
+    def __init__(self, metrics_file: MetricsFile, progress: Callable[[int, int], None]):
+        self.metrics_file, self.progress = metrics_file, progress
+        self.started = time.perf_counter()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.metrics_file.append({"step": state.global_step, "loss": logs["loss"], "grad_norm": float(logs["grad_norm"])})
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step % 50 == 0:
+            self.progress(state.global_step, state.max_steps)
+
+
+def distill_student(
+    *,
+    student: LoadedModel,
+    objective: Objective,
+    traces: Sequence[Trace],
+    signals: RecordedSignals | None,
+    teacher: LoadedModel | None,
+    settings: StudentSettings,
+    autocast_dtype: torch.dtype | None,
+    folder: Path,
+    progress: Callable[[int, int], None] = lambda step, total: None,
+) -> dict[str, Any]:
+    """Distil one student from `traces` and save it as `folder/model`; resumes from its own checkpoints.
+
+    Args:
+        traces: complete ones only (no truncated text is a target).
+        signals: recorded teacher log-probabilities of exactly these traces; None where the objective needs none or `teacher` is live.
+        teacher: asked at every step where nothing is recorded, and for the student's own completions. Same vocabulary as the student.
+
+    Returns:
+        steps, seconds, tokens of the traces seen (all visits counted).
+    """
+    if any(trace.truncated for trace in traces) or not traces:
+        raise ValueError("a student learns from complete traces, at least one")
+    examples = [encode_trace(student, trace) for trace in traces]
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    trainer = _StudentTrainer(
+        model=student.model.train(),
+        args=_training_arguments(settings, student, autocast_dtype, folder),
+        train_dataset=_Traces(examples, traces, signals),
+        data_collator=lambda rows: _collate(rows, student.tokenizer.pad_token_id),
+        processing_class=student.tokenizer,
+    )
+    trainer.objective, trainer.teacher, trainer.student, trainer.settings = objective, teacher, student, settings
+    record = _Record(MetricsFile(folder / "metrics.jsonl", keep_to_step=checkpoint.step if checkpoint else 0), progress)
+    trainer.add_callback(record)
+    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    trainer.save_model(str(folder / "model"))
+    student.model.eval()
+    mean_length = sum(len(example.completion) for example in examples) / len(examples)
+    rows_seen = trainer.state.global_step * settings.batch_size * settings.gradient_accumulation_steps
+    return {
+        "steps": trainer.state.global_step,
+        "seconds": time.perf_counter() - record.started,
+        "tokens": round(mean_length * rows_seen),
+    }
+
+
+def _training_arguments(
+    settings: StudentSettings, student: LoadedModel, autocast_dtype: torch.dtype | None, folder: Path
+) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        max_steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(settings.warmup_steps, settings.steps // 4),
+        weight_decay=0.01,
+        adam_beta2=0.99,
+        max_grad_norm=1.0,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        logging_steps=max(1, settings.steps // 20),
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=student.device.type == "cpu",
+        bf16=autocast_dtype is torch.bfloat16,
+        dataloader_pin_memory=student.device.type == "cuda",
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )

@@ -1,0 +1,68 @@
+"""Going on from where a killed run stopped: whole checkpoints only, and a metrics file without lines from the future."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distillability.files import read_jsonl, write_jsonl
+
+__all__ = ["Checkpoint", "MetricsFile", "last_checkpoint"]
+
+# `trainer_state.json` alone does not prove a whole checkpoint: a kill can fall between any two of these files.
+_PARTS = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint of a transformers Trainer."""
+
+    path: Path
+    step: int
+
+
+def last_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint in `folder` that was written whole; None where there is none."""
+    found = [
+        Checkpoint(path, int(path.name.removeprefix("checkpoint-")))
+        for path in folder.glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdigit() and _is_whole(path)
+    ]
+    return max(found, key=lambda checkpoint: checkpoint.step, default=None)
+
+
+def _is_whole(path: Path) -> bool:
+    if not all((path / part).is_file() for part in _PARTS):
+        return False
+    try:
+        json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        return False
+    return True
+
+
+class MetricsFile:
+    """An append-only JSONL file, one line a step; lines after `keep_to_step` are dropped when it is opened."""
+
+    def __init__(self, path: Path, keep_to_step: int = 0):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in _whole_lines(path) if row["step"] <= keep_to_step]
+        write_jsonl(path, kept)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one line and flush it."""
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of `path`; a last line cut off by a kill is left out."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    if text and not text.endswith("\n"):
+        write_jsonl(path, (json.loads(line) for line in text.split("\n")[:-1]))
+    return read_jsonl(path)
