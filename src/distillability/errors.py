@@ -36,3 +36,7 @@ class UserError(Exception):
     def single(cls, where: str, what: str, mend: str = "") -> UserError:
         """A `UserError` of one problem."""
         return cls(Problem(where, what, mend))
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[tuple[Problem, ...]]]:
+        # An exception is pickled by its message; this one, coming from a worker process, must bring its problems.
+        return type(self), (self.problems,)

@@ -1,0 +1,1 @@
+"""Recipes: their model, their loading, their documentation. Nothing heavy is imported here."""

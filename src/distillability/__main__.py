@@ -1,0 +1,5 @@
+"""`python -m distillability`."""
+
+from distillability.cli import main
+
+main()

@@ -1,0 +1,51 @@
+"""The verbs put together."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from distillability.cli.calibrate import calibrate
+from distillability.cli.distill import distill
+from distillability.cli.env import env
+from distillability.cli.evaluate import evaluate
+from distillability.cli.lab import lab
+from distillability.cli.report import report
+from distillability.cli.run import run
+from distillability.cli.schema import schema
+from distillability.cli.show import show
+from distillability.cli.validate import validate
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="distillability",
+    help="Calibrate how well a language model can be distilled, and measure what that is worth.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (run, calibrate, distill, evaluate, report, validate, show, schema, env):
+    app.command()(verb)
+app.add_typer(lab, name="lab")
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False) -> None:
+    if version:
+        import distillability
+
+        typer.echo(distillability.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The `distillability` command. Exit codes: 0 done, 1 failed, 2 a mistake in what was given, 130 stopped by Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a character must not end a run
+    app()

@@ -1,0 +1,82 @@
+"""From a recipe or a run folder to running stages: the common body of `run` and of each stage's verb."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillability.cli.console import guarded, say
+from distillability.errors import UserError
+
+if TYPE_CHECKING:
+    from distillability.stages.folder import RunFolder
+
+__all__ = ["STAGES", "execute", "prepare"]
+
+STAGES = ("calibrate", "distill", "evaluate", "report")
+
+
+def execute(
+    verb: str,
+    stages: Sequence[str],
+    target: Path,
+    *,
+    out: Path | None,
+    overrides: Sequence[str],
+    resume: bool,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Check everything, make or reopen the run folder, run the stages, and say what came of it."""
+    folder: RunFolder | None = None
+
+    def how_to_go_on() -> str:
+        if folder is None:
+            return "Nothing has been written."
+        return f"What is finished is kept; continue with:\n    distillability {verb} {shlex.quote(str(folder.path))} --resume"
+
+    with guarded(debug=debug, as_json=as_json, on_interrupt=how_to_go_on):
+        folder = prepare(target, out=out, overrides=overrides, resume=resume, force=force)
+        quiet = quiet or as_json
+        if not quiet:
+            say(f"run folder: {folder.path}")
+        with folder.lock():
+            from distillability.stages.run import run
+
+            run(folder.recipe, folder, stages=stages, quiet=quiet)
+        if as_json or not quiet:
+            from distillability.cli.show import summarise
+
+            summarise(folder, as_json=as_json)
+
+
+def prepare(target: Path, *, out: Path | None, overrides: Sequence[str], resume: bool, force: bool) -> RunFolder:
+    """The run folder of a recipe or of a run, once nothing is known to be wrong.
+
+    Raises:
+        UserError: all problems of the recipe, of its models and data, and of the folder.
+    """
+    from distillability.config.load import read_recipe
+    from distillability.stages.folder import RunFolder, folder_problems
+    from distillability.stages.preflight import find_problems
+
+    if target.is_dir():
+        RunFolder.open(target)
+        if out is not None and out.resolve() != target.resolve():
+            raise UserError.single(f"--out {out}", f"{target} is a run folder, and is continued where it is", "leave --out out")
+        target, out, resume = target / "recipe.json", target, True
+    recipe, problems = read_recipe(target, [*overrides, *(["calibrate.force=true"] if force else [])])
+    path = out or Path("runs") / (recipe.name if recipe else "")
+    if recipe is not None:
+        broken = bool(problems)
+        problems += find_problems(recipe)
+        if not (broken and resume):  # a recipe with holes cannot be compared with the run's
+            problems += folder_problems(path, recipe, resume=resume)
+    if problems or recipe is None:
+        raise UserError(problems)
+    return RunFolder.create(path, recipe, resume=resume, command=["distillability", *sys.argv[1:]])

@@ -1,0 +1,44 @@
+"""`distillability lab`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distillability.cli.console import guarded, say
+from distillability.cli.options import Debug, Quiet
+
+__all__ = ["lab"]
+
+lab = typer.Typer(help="The small models that come with the package.", no_args_is_help=True, rich_markup_mode=None)
+
+_FAMILIES = ("maths",)
+
+
+@lab.callback()
+def _group() -> None:
+    """Keeps `build` a verb of its own while it is the only one."""
+
+
+@lab.command()
+def build(
+    out: Annotated[Path | None, typer.Option(help="Where the models go; into the package where not given.", show_default=False)] = None,
+    family: Annotated[str, typer.Option(help="Which task's models.")] = "maths",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train the lab's models from their fixed seeds."""
+    with guarded(debug=debug):
+        from distillability.errors import UserError
+        from distillability.models.locate import lab_folder
+
+        if family not in _FAMILIES:
+            raise UserError.single(f"--family {family}", "there is no such family", f"use one of {', '.join(_FAMILIES)}")
+        folder = out or lab_folder() / family
+        from distillability.models.lab.build import build as build_models
+
+        build_models(family, folder)
+        if not quiet:
+            say(f"models: {folder}")

@@ -1,0 +1,26 @@
+"""Arguments and options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["Debug", "Folder", "Force", "Json", "Out", "Quiet", "RecipeFile", "Resume", "Set", "Target"]
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run.", show_default=False)]
+Target = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A TOML file; or the folder of a run, which is continued.", show_default=False)
+]
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/NAME where it is not given.", show_default=False)]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, as tasks.maths.queries=200. May be repeated.", show_default=False),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")]
+Force = Annotated[bool, typer.Option("--force", help="Calibrate with a proxy that fails admission; it is recorded.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of mistakes too.")]

@@ -1,0 +1,147 @@
+"""What a model's small files say about it, read without torch and before any weight is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from distillability.errors import UserError
+from distillability.models.locate import locate
+
+__all__ = ["ModelFacts", "read_facts"]
+
+_SMALL_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"]
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# Heads of models that read a whole text at once, or that score it instead of continuing it.
+_NOT_CAUSAL = re.compile(
+    r"For(MaskedLM|PreTraining|SequenceClassification|TokenClassification|QuestionAnswering|MultipleChoice|NextSentencePrediction)$|Encoder"
+)
+_ENCODERS = frozenset(
+    {"albert", "bert", "deberta", "deberta-v2", "distilbert", "electra", "eurobert", "modernbert", "mpnet", "roberta", "xlm-roberta"}
+)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model folder as its configuration and tokenizer files describe it.
+
+    Attributes:
+        reference: what the user called the model.
+        folder: where its files are.
+        config: `config.json`.
+        is_local: all its files are here; of a hub model only the small ones are.
+    """
+
+    reference: str
+    folder: Path
+    config: dict[str, Any]
+    is_local: bool = True
+
+    @property
+    def _text_config(self) -> dict[str, Any]:
+        inner = self.config.get("text_config")  # models of several kinds of input keep the language model's own settings apart
+        return inner if isinstance(inner, dict) else self.config
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether it continues texts; where the files do not say, loading it will."""
+        if self.config.get("is_encoder_decoder"):
+            return False
+        architectures = self.config.get("architectures") or []
+        if any(_NOT_CAUSAL.search(name) for name in architectures):
+            return False
+        is_decoder = self.config.get("is_decoder", False) or any(re.search("CausalLM|LMHead", name) for name in architectures)
+        return self.config.get("model_type") not in _ENCODERS or is_decoder
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence in tokens; None where the configuration sets no limit."""
+        limit = self._text_config.get("max_position_embeddings")
+        return limit if isinstance(limit, int) else None
+
+    @property
+    def output_width(self) -> int | None:
+        """Number of logits at a position; None where the configuration does not say."""
+        width = self._text_config.get("vocab_size")
+        return width if isinstance(width, int) else None
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return any((self.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"))
+
+    @property
+    def has_chat_template(self) -> bool:
+        if any((self.folder / name).exists() for name in ("chat_template.jinja", "chat_template.json", "additional_chat_templates")):
+            return True
+        return bool(_read_object(self.folder / "tokenizer_config.json", self.reference).get("chat_template"))
+
+    @property
+    def has_safetensors(self) -> bool:
+        return any(self.folder.glob("*.safetensors"))
+
+    @property
+    def pickled_weights(self) -> list[str]:
+        """Names of weight files that can run code when loaded."""
+        return sorted(path.name for pattern in _PICKLED for path in self.folder.glob(pattern) if path.name != "training_args.bin")
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int] | None:
+        """Token to id, added tokens included; None where there is no `tokenizer.json` to read it from."""
+        content = _read_object(self.folder / "tokenizer.json", self.reference)
+        body = content.get("model")
+        model = body.get("vocab") if isinstance(body, dict) else None
+        if not model:
+            return None
+        pairs = model.items() if isinstance(model, dict) else ((token, index) for index, (token, _) in enumerate(model))
+        return {**dict(pairs), **{token["content"]: token["id"] for token in content.get("added_tokens", [])}}
+
+
+def read_facts(reference: str) -> ModelFacts:
+    """The facts of one model; of a hub model only the small files are fetched.
+
+    Raises:
+        UserError: there is no such model, or it is not a model folder.
+    """
+    path = Path(locate(reference))
+    is_local = path.exists()
+    if not is_local:
+        path = _fetch(reference)
+    if path.is_file():
+        raise UserError.single(
+            reference, "a file, not a model folder", "give the folder that holds config.json, the tokenizer and *.safetensors"
+        )
+    if not (path / "config.json").is_file():
+        raise UserError.single(reference, "not a model: the folder has no config.json", "give a folder written by save_pretrained")
+    return ModelFacts(reference, path, _read_object(path / "config.json", reference), is_local)
+
+
+def _fetch(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download  # slow to import, and needed for hub models only
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_SMALL_FILES))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError.single(
+            hub_id,
+            f"neither a folder here nor a model that the hub gives us ({first})",
+            "give the path of a folder, or download it while online",
+        ) from None
+
+
+def _read_object(path: Path, reference: str) -> dict[str, Any]:
+    """A JSON object; empty where the file is missing."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError.single(reference, f"{path.name} is not readable as JSON ({error})", "save the model again") from None
+    if not isinstance(value, dict):
+        raise UserError.single(reference, f"{path.name} is not a JSON object", "save the model again")
+    return value

@@ -1,0 +1,55 @@
+"""From what the user calls a model to where it is. No torch here."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from distillability.errors import UserError
+
+__all__ = ["is_hub_id", "lab_folder", "lab_models", "locate"]
+
+_LAB = "lab:"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def lab_folder() -> Path:
+    """The folder of the package that holds the lab's models, as FAMILY/NAME."""
+    return Path(str(files("distillability.models") / "lab"))
+
+
+def lab_models() -> dict[str, Path]:
+    """The lab's models that exist, by their reference `lab:FAMILY/NAME`."""
+    found = sorted(lab_folder().glob("*/*/config.json"))
+    return {f"{_LAB}{path.parent.parent.name}/{path.parent.name}": path.parent for path in found}
+
+
+def locate(reference: str) -> str:
+    """A local path for `lab:FAMILY/NAME` and for a folder, else the hub id.
+
+    Raises:
+        UserError: there is no such lab model; or the reference is neither a folder that exists nor a possible hub id.
+    """
+    if reference.startswith(_LAB):
+        known = lab_models()
+        if reference not in known:
+            raise UserError.single(
+                reference,
+                "there is no such lab model",
+                f"use one of {', '.join(known)}" if known else "build them: distillability lab build",
+            )
+        return str(known[reference])
+    path = Path(reference).expanduser()
+    if path.exists():
+        return str(path)
+    if not is_hub_id(reference):
+        raise UserError.single(
+            reference or "''", "there is no such model folder", "give a Hugging Face folder, a hub id, or lab:FAMILY/NAME"
+        )
+    return reference
+
+
+def is_hub_id(reference: str) -> bool:
+    """Whether a reference has the form of a hub id, NAME or OWNER/NAME."""
+    return _HUB_ID.fullmatch(reference) is not None

@@ -1,0 +1,263 @@
+"""Everything that can be known to go wrong before compute is spent, found in one go and without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, get_args
+
+from distillability.config.recipe import ObjectiveName, Recipe
+from distillability.config.recipe import Task as TaskConfig
+from distillability.config.schema import nearest
+from distillability.config.sources import Source, parse_source, source_names
+from distillability.errors import Problem, UserError
+from distillability.models.facts import ModelFacts, read_facts
+from distillability.tasks import Task, build_task
+
+__all__ = ["check", "find_problems"]
+
+_TEXT_OBJECTIVES = frozenset({"seqkd"})  # those that need texts only, so that any two tokenizers will do
+_GRADED_PROMPTS = 100  # of each split, to see that the grader accepts the task's own answers
+_LONGEST_PROMPTS = 20  # that are tokenised, to see whether they fit the context
+
+
+def check(recipe: Recipe) -> None:
+    """Raise what `find_problems` finds.
+
+    Raises:
+        UserError: all problems at once.
+    """
+    problems = find_problems(recipe)
+    if problems:
+        raise UserError(problems)
+
+
+def find_problems(recipe: Recipe) -> list[Problem]:
+    """All that is wrong with a recipe in itself, its models and its data; empty where it can run."""
+    problems = [*_name_problems(recipe), *_arm_problems(recipe)]
+    for config in recipe.tasks:
+        problems += _task_problems(recipe, config)
+    return list(dict.fromkeys(problems))  # two tasks with one broken model say so once
+
+
+# --- the recipe in itself ----------------------------------------------------------------------------------------------------------
+
+
+def _name_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Names of tasks and teachers become folders, and teachers' names must not mean something else already."""
+    named = [(f"tasks.{task.name}", task.name) for task in recipe.tasks]
+    named += [(f"calibrate.teachers.{name}", name) for name in recipe.calibrate.teachers]
+    for where, name in named:
+        if not name or name.startswith(".") or not all(character.isalnum() or character in "._-+" for character in name):
+            yield Problem(where, f"{name!r} cannot name a folder", "use letters, digits, dots, dashes and underscores")
+    reserved = {"none", *source_names(())}
+    for name in recipe.calibrate.teachers:
+        if name in reserved:
+            yield Problem(f"calibrate.teachers.{name}", f"{name!r} already names another source", "give the teacher another name")
+
+
+def _arm_problems(recipe: Recipe) -> Iterator[Problem]:
+    for index, arm in enumerate(recipe.distill.arms):
+        where = f"distill.arms.{index}"
+        for name in arm.sources:
+            source = parse_source(name, recipe.calibrate.teachers)
+            if source is None:
+                yield _unknown_source(f"{where}.sources", name, source_names(recipe.calibrate.teachers))
+            elif source.teacher is None:
+                yield from _gold_problems(where, name, arm.objectives)
+        for key, factors in (("queries", arm.queries), ("steps", arm.steps)):
+            if not factors or min(factors) <= 0:
+                yield Problem(f"{where}.{key}", f"{factors} must be one or more multiples above 0", f"for example {key} = [1.0]")
+        if arm.calibrations is not None and arm.calibrations > recipe.calibrate.calibrations:
+            yield Problem(
+                f"{where}.calibrations",
+                f"asks for {arm.calibrations} calibrations where calibrate.calibrations makes {recipe.calibrate.calibrations}",
+                "lower the one or raise the other",
+            )
+
+
+def _unknown_source(where: str, name: str, known: Sequence[str]) -> Problem:
+    guess = nearest(name, known)
+    return Problem(where, f"unknown source {name!r}", f"did you mean {guess!r}?" if guess else f"known: {', '.join(known)}")
+
+
+def _gold_problems(where: str, name: str, objectives: Sequence[str]) -> Iterator[Problem]:
+    logits = [objective for objective in objectives if objective not in _TEXT_OBJECTIVES]
+    if logits:
+        what = f"{', '.join(logits)} on {name}: nobody's logits stand behind gold texts"
+        yield Problem(f"{where}.objectives", what, f"give {name} an arm with {_working_objectives()}")
+
+
+def _working_objectives() -> str:
+    return ", ".join(name for name in get_args(ObjectiveName) if name in _TEXT_OBJECTIVES)
+
+
+# --- a task, its data and its models -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A task as far as it could be read: None where it, or one of its models, could not."""
+
+    recipe: Recipe
+    config: TaskConfig
+    task: Task | None
+    models: dict[str, ModelFacts | None]  # by role
+
+    def where(self, key: str) -> str:
+        return f"tasks.{self.config.name}.{key}"
+
+
+def _task_problems(recipe: Recipe, config: TaskConfig) -> Iterator[Problem]:
+    task, problems = _try(lambda: build_task(config))
+    yield from problems
+    models: dict[str, ModelFacts | None] = {}
+    for role in ("teacher", "proxy", "student"):
+        models[role], problems = _try(lambda role=role: read_facts(getattr(config, role)))  # type: ignore[misc]
+        yield from (Problem(f"tasks.{config.name}.{role} = {problem.where}", problem.what, problem.mend) for problem in problems)
+    checked = _Checked(recipe, config, task, models)
+    for role, facts in models.items():
+        if facts is not None:
+            needs_weights = role != "student" or recipe.distill.student_init == "checkpoint"
+            yield from _model_problems(f"{checked.where(role)} = {facts.reference}", facts, needs_weights=needs_weights)
+    yield from _pair_problems(checked)
+    if task is not None:
+        yield from _grader_problems(checked, task)
+        yield from _source_problems(checked, task)
+        yield from _budget_problems(checked, task)
+        yield from _length_problems(checked, task)
+
+
+def _try(build: Callable[[], Any]) -> tuple[Any, tuple[Problem, ...]]:
+    try:
+        return build(), ()
+    except UserError as error:
+        return None, error.problems
+
+
+def _model_problems(where: str, facts: ModelFacts, *, needs_weights: bool) -> Iterator[Problem]:
+    if not facts.is_causal:
+        kind = ", ".join(facts.config.get("architectures") or []) or str(facts.config.get("model_type"))
+        yield Problem(where, f"an encoder, or a model that does not continue texts ({kind})", "give a causal language model")
+    if needs_weights and facts.is_local and not facts.has_safetensors:
+        if facts.pickled_weights:
+            yield Problem(
+                where,
+                f"its weights are pickled ({', '.join(facts.pickled_weights)}), which can run code when loaded",
+                "convert them once, where you trust the file: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+            )
+        else:
+            yield Problem(where, "the folder has no *.safetensors", "give a folder written by save_pretrained")
+    if not facts.has_tokenizer:
+        yield Problem(where, "the folder has no tokenizer", "save the model's tokenizer into it")
+        return
+    has_template, problems = _try(lambda: facts.has_chat_template)
+    yield from problems
+    if not has_template and not problems:
+        yield Problem(where, "no chat template", "use a chat model, or set tokenizer.chat_template and save the tokenizer")
+
+
+def _pair_problems(checked: _Checked) -> Iterator[Problem]:
+    teacher, proxy, student = (checked.models[role] for role in ("teacher", "proxy", "student"))
+    if teacher and proxy and teacher.folder.resolve() == proxy.folder.resolve() and checked.recipe.calibrate.teachers:
+        yield Problem(
+            checked.where("proxy"),
+            "the proxy is the teacher, so that compatibility is 0 for every text",
+            "give a smaller model, most naturally a student of another shape distilled from the plain teacher",
+        )
+    wanted = dict.fromkeys(objective for arm in checked.recipe.distill.arms for objective in arm.objectives)
+    logits = [objective for objective in wanted if objective not in _TEXT_OBJECTIVES]
+    if teacher and student and logits:
+        difference, problems = _try(lambda: _vocabulary_difference(teacher, student))
+        yield from problems
+        if difference:
+            yield Problem(
+                f"{checked.where('student')} = {student.reference}",
+                f"{', '.join(logits)} compare logits token by token, but {difference}",
+                f"objectives that work for this pair: {_working_objectives()}; or use a student with the teacher's tokenizer",
+            )
+
+
+def _vocabulary_difference(teacher: ModelFacts, student: ModelFacts) -> str | None:
+    """How two vocabularies differ; None where they do not, or where the files do not say."""
+    ours, theirs = teacher.vocabulary, student.vocabulary
+    if ours is not None and theirs is not None and ours != theirs:
+        if len(ours) != len(theirs):
+            return f"the teacher has {len(ours)} tokens and the student {len(theirs)}"
+        moved = [token for token in ours if ours[token] != theirs.get(token)]
+        return f"{len(moved)} tokens have another id in the student, {moved[0]!r} among them"
+    if teacher.output_width != student.output_width:
+        return f"the teacher gives {teacher.output_width} logits and the student {student.output_width}"
+    return None
+
+
+def _grader_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
+    prompts = [prompt for split in ("calibrate", "query", "validate", "test") for prompt in task.prompts(split, _GRADED_PROMPTS)]
+    refused = [prompt for prompt in prompts if not task.grade(prompt, task.gold_answer(prompt)).right]
+    if refused:
+        what = f"the grader refuses the task's own answer on {len(refused)} of {len(prompts)} prompts, first {refused[0].id}"
+        yield Problem(checked.where("grader"), what, "choose another grader, or mend the answers")
+
+
+def _source_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
+    """Sources that this task cannot have."""
+    prompt = next(iter(task.stream("query")))
+    names = dict.fromkeys(name for arm in checked.recipe.distill.arms for name in arm.sources)
+    for name in names:
+        source = parse_source(name, checked.recipe.calibrate.teachers)
+        lacking = source and _lacking(task, source, prompt)
+        if lacking:
+            what = f"the task {checked.config.name} has no {lacking}"
+            yield Problem(f"distill.arms: {name}", what, "leave this source out, or run the task apart")
+
+
+def _lacking(task: Task, source: Source, prompt: Any) -> str | None:
+    if source.gold == "steps" and task.gold_steps(prompt) is None:
+        return "reference solutions"
+    if source.prefill == "common" and task.prefill is None:
+        return "common beginning of its answers with steps"
+    if source.prefill == "oracle" and task.oracle_prefill(prompt) is None:
+        return "easy mode to prefill"
+    return "answers that can be cut from a text" if source.cut and task.answer_only(task.gold_answer(prompt)) is None else None
+
+
+def _budget_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
+    factors = [factor for arm in checked.recipe.distill.arms for factor in arm.queries]
+    needed = math.ceil(max(factors, default=0) * checked.config.queries)
+    held = sum(1 for _ in islice(task.stream("query"), needed))
+    if held < needed:
+        yield Problem(
+            checked.where("queries"),
+            f"the arms buy up to {needed} traces, and the query split holds {held} distinct prompts",
+            "lower tasks.queries or distill.arms.queries, or add prompts (40 % of them fall to the query split)",
+        )
+
+
+def _length_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
+    """Prompts that cannot fit whatever the chat template adds: the count is a lower bound."""
+    longest = sorted(task.prompts("query", 1000), key=lambda prompt: len(prompt.text))[-_LONGEST_PROMPTS:]
+    for role in ("teacher", "student"):
+        facts = checked.models[role]
+        if facts is None or facts.context is None or not (facts.folder / "tokenizer.json").is_file():
+            continue
+        tokens = _most_tokens(facts, [prompt.text for prompt in longest])
+        room = facts.context - checked.config.max_completion_length
+        if tokens is not None and tokens > room:
+            longest_text = f"a prompt of {tokens} tokens and max_completion_length {checked.config.max_completion_length}"
+            yield Problem(
+                checked.where(role),
+                f"{longest_text} exceed the context of {facts.context}",
+                "shorten the prompts or max_completion_length, or use a model with a longer context",
+            )
+
+
+def _most_tokens(facts: ModelFacts, texts: Sequence[str]) -> int | None:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(facts.folder / "tokenizer.json"))
+    except Exception:  # the library raises this bare class; what is wrong with the file, loading it says better
+        return None
+    return max((len(tokenizer.encode(text, add_special_tokens=False)) for text in texts), default=None)
