@@ -45,10 +45,9 @@ def execute(
         quiet = quiet or as_json
         if not quiet:
             say(f"run folder: {folder.path}")
-        with folder.lock():
-            from distillability.stages.run import run
+        from distillability.stages.run import run
 
-            run(folder.recipe, folder, stages=stages, quiet=quiet)
+        run(folder.recipe, folder, stages=stages, quiet=quiet)
         if as_json or not quiet:
             from distillability.cli.show import summarise
 

@@ -14,8 +14,6 @@ __all__ = ["lab"]
 
 lab = typer.Typer(help="The small models that come with the package.", no_args_is_help=True, rich_markup_mode=None)
 
-_FAMILIES = ("maths",)
-
 
 @lab.callback()
 def _group() -> None:
@@ -31,14 +29,10 @@ def build(
 ) -> None:
     """Train the lab's models from their fixed seeds."""
     with guarded(debug=debug):
-        from distillability.errors import UserError
+        from distillability.models.lab.build import build as build_models
         from distillability.models.locate import lab_folder
 
-        if family not in _FAMILIES:
-            raise UserError.single(f"--family {family}", "there is no such family", f"use one of {', '.join(_FAMILIES)}")
         folder = out or lab_folder() / family
-        from distillability.models.lab.build import build as build_models
-
-        build_models(family, folder)
+        build_models(family, folder, (lambda line: None) if quiet else say)
         if not quiet:
             say(f"models: {folder}")

@@ -241,11 +241,15 @@ def _dotted(path: KeyPath) -> str:
 
 
 def _where(path: KeyPath, file: str, lines: dict[KeyPath, int], origins: dict[KeyPath, str]) -> str:
+    """The override or the line that wrote `path`, or else what lies nearest around it."""
+    inside = {origin[: len(path)]: override for origin, override in origins.items()}
     for length in range(len(path), 0, -1):
         if path[:length] in origins:
             return origins[path[:length]]
         if path[:length] in lines:
             return f"{file}:{lines[path[:length]]}"
+        if path in inside:
+            return inside[path]
     return file
 
 

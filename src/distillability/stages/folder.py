@@ -69,7 +69,8 @@ class RunFolder:
             command: how it was called, for the manifest.
 
         Raises:
-            UserError: the folder is in use, cannot be written, or holds a run of another recipe (the changed keys are listed).
+            UserError: the folder is in use, another process works in it, it cannot be written, or it holds a run of another recipe
+                (the changed keys are listed).
         """
         problems = folder_problems(path, recipe, resume=resume)
         if problems:
@@ -77,7 +78,8 @@ class RunFolder:
         folder = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            folder._write(recipe, list(command))
+            with folder.lock():
+                folder._write(recipe, list(command))
         except PermissionError as error:
             raise UserError.single(str(path), f"cannot be written ({error.strerror})", "choose another folder with --out") from None
         return folder
