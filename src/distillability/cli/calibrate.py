@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from distillability.cli.execute import execute
-from distillability.cli.options import Debug, Force, Json, Out, Quiet, Resume, Set, Target
+from distillability.cli.options import (
+    Debug,
+    Force,
+    Json,
+    Out,
+    Quiet,
+    Resume,
+    Set,
+    Target,
+)
 
 __all__ = ["calibrate"]
 

@@ -135,6 +135,7 @@ class Evaluate(_Strict):
     """How much is measured."""
 
     student_prompts: int = Field(1000, ge=1)
+    validate_prompts: int = Field(500, ge=1, description="On which attackers and free alternatives are chosen.")
     student_samples: int = Field(1, ge=0)
     teacher_prompts: int = Field(4000, ge=1)
     teacher_samples: int = Field(4, ge=0)

@@ -22,7 +22,7 @@ class Evaluation:
     """What one model scored on one list of prompts under one decoding.
 
     right, right_steps, answer_only: one number a prompt, the share of its samples; None where the task cannot tell.
-    texts: the first sample of every prompt; grades: the grade of each of them.
+    texts: the first sample of every prompt; truncated: whether it was cut off; grades: its grade.
     n_truncated counts samples, all of which are graded wrong; mean_bytes and modes are over all samples.
     """
 
@@ -35,11 +35,12 @@ class Evaluation:
     modes: dict[str, float]
     n_truncated: int
     texts: list[str]
+    truncated: list[bool]
     grades: list[Grade]
 
     def summary(self) -> dict[str, Any]:
-        """The JSON-serialisable part that results are computed from: everything but texts and their grades."""
-        return {key: value for key, value in vars(self).items() if key not in ("texts", "grades")}
+        """The JSON-serialisable part that results are computed from: everything but the texts."""
+        return {key: value for key, value in vars(self).items() if key not in ("texts", "truncated", "grades")}
 
 
 def evaluate_model(
@@ -84,6 +85,7 @@ def evaluate_model(
         modes={mode: modes[mode] / len(grades) for mode in task.modes},
         n_truncated=sum(completions.truncated),
         texts=completions.texts[::samples],
+        truncated=completions.truncated[::samples],
         grades=grades[::samples],
     )
 

@@ -22,7 +22,9 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, demonstrations: 
     """
     if tokenizer.chat_template is None:
         raise UserError.single(
-            str(tokenizer.name_or_path), "the tokenizer has no chat template", "use a chat model, or set tokenizer.chat_template and save it"
+            str(tokenizer.name_or_path),
+            "the tokenizer has no chat template",
+            "use a chat model, or set tokenizer.chat_template and save it",
         )
     messages = [
         {"role": role, "content": content}
@@ -46,7 +48,9 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
         UserError: the tokenizer names no end-of-sequence token.
     """
     if tokenizer.eos_token_id is None:
-        raise UserError.single(str(tokenizer.name_or_path), "the tokenizer has no end-of-sequence token", "set tokenizer.eos_token and save it")
+        raise UserError.single(
+            str(tokenizer.name_or_path), "the tokenizer has no end-of-sequence token", "set tokenizer.eos_token and save it"
+        )
     return int(tokenizer.eos_token_id)
 
 

@@ -120,7 +120,9 @@ def read_facts(reference: str) -> ModelFacts:
 
 
 def _fetch(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download  # slow to import, and needed for hub models only
+    from huggingface_hub import (
+        snapshot_download,  # slow to import, and needed for hub models only
+    )
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:

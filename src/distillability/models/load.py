@@ -6,10 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
 
 from distillability.errors import UserError
 from distillability.models.locate import locate
+
+transformers_logging.disable_progress_bar()  # our own lines say what is going on
 
 __all__ = ["LoadedModel", "default_device", "initialise_student", "load_model", "load_tokenizer"]
 
@@ -62,7 +71,9 @@ def load_model(
         )
         tokenizer = load_tokenizer(reference, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError.single(str(reference), f"cannot be loaded as a causal language model: {error}", "give a Hugging Face folder or id") from error
+        raise UserError.single(
+            str(reference), f"cannot be loaded as a causal language model: {error}", "give a Hugging Face folder or id"
+        ) from error
     return LoadedModel(model.to(device or default_device()).eval(), tokenizer, str(reference))
 
 

@@ -1,0 +1,1 @@
+"""Pure torch: divergences, the shift, the division, chosen log-probabilities, statistics."""

@@ -1,0 +1,1 @@
+"""Rewards: pure tensors in and out, missing propagates."""

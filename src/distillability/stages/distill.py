@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distillability.config.recipe import Arm
 from distillability.files import write_json
@@ -37,9 +36,7 @@ class Student:
     def folder(self, context: TaskContext) -> Path:
         prefix = f"-on-policy-{self.on_policy_share:g}" if self.on_policy_share else ""
         budget = f"q{self.queries}-s{self.steps}"
-        return student_folder(
-            context.run, context.task_name, self.source, self.calibration, self.objective, prefix, budget, self.seed
-        )
+        return student_folder(context.run, context.task_name, self.source, self.calibration, self.objective, prefix, budget, self.seed)
 
     @property
     def title(self) -> str:

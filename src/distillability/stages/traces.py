@@ -87,7 +87,9 @@ def _traces(context: TaskContext, source: Source, calibration: int | None, promp
 def _gold(context: TaskContext, source: Source, prompt: Prompt) -> str:
     text = context.task.gold_answer(prompt) if source.gold == "answers" else context.task.gold_steps(prompt)
     if text is None:
-        raise UserError.single(f"source {source.name}", f"the task {context.task_name} has no reference solutions", "leave it out of the arms")
+        raise UserError.single(
+            f"source {source.name}", f"the task {context.task_name} has no reference solutions", "leave it out of the arms"
+        )
     return text
 
 

@@ -1,16 +1,17 @@
-"""Multi-step arithmetic modulo ten, with several right ways to write the steps.
+"""Multi-step arithmetic modulo ten, with several right ways to answer.
 
 A prompt is a chain such as ``7+3*9-8``, worked from left to right, every result modulo ten. Multipliers are 3, 7 and 9, which have
 inverses modulo ten, so that all ten answers are equally likely and no guess beats 1/10.
 
-The modes are crossed: {easy, hard} × {plain, after a remark}. ``easy`` writes the steps in order, so that each asks for one operation.
-``hard`` writes *the same steps from the last to the first*: the first thing written is the result of all operations but the last,
-worked out without a visible step. Byte for byte the two are rearrangements of each other, so neither length nor the bytes used can
-tell them apart; only what a reader must compute differs.
+The modes are crossed: {easy, hard} × {plain, after a remark}. Each step has its number, the operation and the result. ``easy`` writes
+the steps in order, so that each asks for one operation. ``hard`` writes *the same steps from the last to the first*: the first value in
+it is the result of all operations but the last, worked out without a visible step. Byte for byte the two are rearrangements of each
+other, so neither length nor the bytes used can tell which of them is learnable. Only what a reader must compute differs. Answers
+without steps are graded too.
 
-    easy          >7+3=0;0*9=0;0-8=2;#2
-    hard          >0-8=2;0*9=0;7+3=0;#2
-    remark        >so:7+3=0;…
+    easy          >1:7+3=0;2:0*9=0;3:0-8=2;#2
+    hard          >3:0-8=2;2:0*9=0;1:7+3=0;#2
+    remark        >so:1:7+3=0;…
     answer only   #2
 """
 
@@ -30,8 +31,8 @@ Mode = Literal["easy", "hard", "remark_easy", "remark_hard"]
 ALPHABET = "0123456789+-*=;#>so:"
 _OPENER, _REMARK, _ANSWER = ">", "so:", "#"
 _MULTIPLIERS = (3, 7, 9)
-_TEXT = re.compile(r">(?P<remark>so:)?(?P<steps>(?:\d[+\-*]\d=\d;)+)#(?P<answer>\d)")
-_STEP = re.compile(r"\d([+\-*]\d)=\d;")
+_TEXT = re.compile(r">(?P<remark>so:)?(?P<steps>(?:\d:\d[+\-*]\d=\d;)+)#(?P<answer>\d)")
+_STEP = re.compile(r"(\d):\d([+\-*]\d)=\d;")
 _ANSWER_ONLY = re.compile(r"#\d")
 
 Operation = tuple[str, int]
@@ -44,7 +45,7 @@ def _apply(value: int, operation: Operation) -> int:
 
 
 class Maths(Task):
-    """Chains of `operations` operations; 10 · 23^operations prompts in all (2.8 million for four)."""
+    """Chains of `operations` operations; 10 · 23^operations prompts in all, 2.8 million for four."""
 
     chance = 0.1
     modes = get_args(Mode)
@@ -58,7 +59,7 @@ class Maths(Task):
     def stream(self, split: Split) -> Iterator[Prompt]:
         rng = random.Random(f"{self.operations} {split}")
         seen: set[str] = set()
-        while len(seen) < 10 * 23**self.operations // 10:  # every split holds at least a tenth of all prompts
+        while len(seen) < 23**self.operations // 2:  # half of what the smallest split holds
             prompt = self.draw(rng)
             if split_of(prompt.text) == split and prompt.text not in seen:
                 seen.add(prompt.text)
@@ -66,12 +67,9 @@ class Maths(Task):
 
     def draw(self, rng: random.Random, operations: int | None = None) -> Prompt:
         """A random prompt of any split, with `operations` operations (the task's own number where None)."""
-        start = rng.randrange(10)
-        chain: list[Operation] = []
-        for _ in range(operations or self.operations):
-            sign = rng.choice("+-*")
-            chain.append((sign, rng.choice(_MULTIPLIERS) if sign == "*" else rng.randrange(10)))
-        return self._prompt(start, chain)
+        signs = [rng.choice("+-*") for _ in range(operations or self.operations)]
+        chain = [(sign, rng.choice(_MULTIPLIERS) if sign == "*" else rng.randrange(10)) for sign in signs]
+        return self._prompt(rng.randrange(10), chain)
 
     def _prompt(self, start: int, chain: Sequence[Operation]) -> Prompt:
         text = str(start) + "".join(f"{sign}{operand}" for sign, operand in chain)
@@ -79,6 +77,17 @@ class Maths(Task):
         for operation in chain:
             value = _apply(value, operation)
         return Prompt(id=text, text=text, answer=str(value), meta={"start": start, "chain": [list(operation) for operation in chain]})
+
+    def draw_mode(self, rng: random.Random, prompt: Prompt) -> Mode:
+        """A mode as the lab's teacher is taught to choose it: all are equally common, but the order of the steps goes with the question.
+
+        Three times in four an odd start is worked from the last step and an even one from the first, so that greedy answers are a
+        mixture too: a preference that no question swayed would make them all of one mode, on a hair's breadth.
+        """
+        hard = rng.random() < (0.75 if prompt.meta["start"] % 2 else 0.25)
+        if rng.random() < 0.5:
+            return "remark_hard" if hard else "remark_easy"
+        return "hard" if hard else "easy"
 
     def render(self, prompt: Prompt, mode: Mode) -> str:
         """The right answer to `prompt` in one of the modes."""
@@ -90,7 +99,7 @@ class Maths(Task):
             result = _apply(value, (sign, operand))
             if index == error_at:
                 result = (result + 1 + len(prompt.text) % 9) % 10
-            steps.append(f"{value}{sign}{operand}={result};")
+            steps.append(f"{index + 1}:{value}{sign}{operand}={result};")
             value = result
         if mode.endswith("hard"):
             steps.reverse()
@@ -100,8 +109,8 @@ class Maths(Task):
     def grade(self, prompt: Prompt, text: str) -> Grade:
         """Right: exactly one answer mark, and after it the answer and nothing else.
 
-        Right steps: the text is, byte for byte, the right solution in one of the modes. The mode is read from the order in which the
-        prompt's operations appear, so that a wrong attempt at a mode still counts as that mode.
+        Right steps: the text is, byte for byte, the right solution in one of the modes. The mode is read from the order of the
+        prompt's operations, so that a wrong attempt at a mode still counts as that mode.
         """
         head, _, tail = text.partition(_ANSWER)
         right = _ANSWER in text and tail == prompt.answer
@@ -111,17 +120,18 @@ class Maths(Task):
         if match is None:
             return Grade(right=right, right_steps=False, answer_only=False)
         mode = self._mode(prompt, match)
-        gold = {self.render(prompt, candidate) for candidate in self.modes}  # type: ignore[arg-type]
-        return Grade(right=right, right_steps=text in gold, answer_only=False, mode=mode)
+        right_steps = mode is not None and text == self.render(prompt, mode)
+        return Grade(right=right, right_steps=right_steps, answer_only=False, mode=mode)
 
-    def _mode(self, prompt: Prompt, match: re.Match[str]) -> str | None:
+    def _mode(self, prompt: Prompt, match: re.Match[str]) -> Mode | None:
         written = _STEP.findall(match["steps"])
-        asked = [f"{sign}{operand}" for sign, operand in prompt.meta["chain"]]
-        in_order, reversed_order = written == asked, written == asked[::-1]
-        if in_order == reversed_order:  # neither, or a chain that reads the same both ways
+        asked = [(str(index), f"{sign}{operand}") for index, (sign, operand) in enumerate(prompt.meta["chain"], start=1)]
+        if written not in (asked, asked[::-1]):
             return None
-        order = "easy" if in_order else "hard"
-        return f"remark_{order}" if match["remark"] else order
+        in_order = written == asked
+        if match["remark"]:
+            return "remark_easy" if in_order else "remark_hard"
+        return "easy" if in_order else "hard"
 
     def gold_answer(self, prompt: Prompt) -> str:
         return _ANSWER + prompt.answer
@@ -139,7 +149,7 @@ class Maths(Task):
 
     def oracle_prefill(self, prompt: Prompt) -> str:
         sign, operand = prompt.meta["chain"][0]
-        return f"{_OPENER}{prompt.meta['start']}{sign}{operand}="
+        return f"{_OPENER}1:{prompt.meta['start']}{sign}{operand}="
 
     def near_misses(self, prompt: Prompt) -> Sequence[str]:
         other = str((int(prompt.answer) + 1) % 10)
@@ -161,7 +171,7 @@ class Maths(Task):
         problems = list(super()._validate_prompt(prompt))
         for mode in self.modes:
             grade = self.grade(prompt, self.render(prompt, mode))  # type: ignore[arg-type]
-            if not (grade.right and grade.right_steps) or grade.mode not in (mode, None):
+            if not (grade.right and grade.right_steps) or grade.mode != mode:
                 problems.append(f"{prompt.id}: the right text of mode {mode} is graded {grade}")
         broken = self.wrong_steps(prompt)[:-1] + prompt.answer
         if self.grade(prompt, broken).right_steps:

@@ -16,7 +16,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from distillability.config.recipe import Calibrate, Teacher
@@ -217,6 +223,7 @@ def calibrate_teacher(
     checkpoint = last_checkpoint(folder / "checkpoints")
     trainer.metrics_file = MetricsFile(folder / "metrics.jsonl", keep_to_step=checkpoint.step if checkpoint else 0)
     record = _StepRecord(trainer, settings.anchor_budget, progress)
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(record)
     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
     trainer.save_model(str(folder / "model"))

@@ -5,15 +5,10 @@ The pinned range of TRL is in pyproject; `tests/unit/test_trl_compat.py` fails l
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
-
-# TRL sends telemetry whenever a trainer is built, unless one of these is set before it is imported.
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-from trl import GRPOTrainer  # noqa: E402
+from trl import GRPOTrainer
 
 __all__ = ["PolicyLogprobsMixin", "frozen_reference"]
 

@@ -15,7 +15,14 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from distillability.models.load import LoadedModel
 from distillability.objectives import Objective
@@ -189,6 +196,7 @@ def distill_student(
     )
     trainer.objective, trainer.teacher, trainer.student, trainer.settings = objective, teacher, student, settings
     record = _Record(MetricsFile(folder / "metrics.jsonl", keep_to_step=checkpoint.step if checkpoint else 0), progress)
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(record)
     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
     trainer.save_model(str(folder / "model"))

@@ -1,0 +1,130 @@
+"""Is a proxy fit to steer? Measured on the plain teacher's samples before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from distillability.ops.statistics import auc
+from distillability.rewards.compatibility import compatibility
+from distillability.rewards.compose import compatibility_scale
+from distillability.scoring.likelihood import Likelihood
+
+__all__ = ["Admission", "Check", "admit"]
+
+_MIN_AUC = 0.8
+_MIN_WRONG = 50
+_MIN_SPREAD_NATS = 0.3
+_MIN_STANDARD_ERRORS = 3.0
+_RESAMPLES = 500
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measure; `passed` and `value` are None where it could not be taken, and `note` says why."""
+
+    name: str
+    value: float | None
+    threshold: float
+    passed: bool | None
+    n: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """passed: the proxy is not broken, and has an opinion about right answers by at least one of two measures."""
+
+    passed: bool
+    checks: list[Check]
+    summary: str
+    advice: str
+
+
+def admit(
+    *,
+    proxy: Sequence[Likelihood | None],
+    reference: Sequence[Likelihood | None],
+    right: Sequence[bool],
+    group_size: int,
+    easy: Sequence[bool | None],
+    planted_wrong: Sequence[Likelihood | None] = (),
+) -> Admission:
+    """Judge a proxy on the plain teacher's sampled completions.
+
+    Args:
+        proxy, reference: likelihoods of the completions, groups of `group_size` side by side.
+        right: which are right. easy: whether the completion is of an easy mode, None where the task labels none.
+        planted_wrong: the proxy's likelihoods of texts with planted errors, used where the teacher makes too few of its own.
+
+    Refused: a proxy that does not prefer right to wrong texts (or where that could not be measured), and one that neither spreads among
+    right completions nor prefers easy ones. A right-against-wrong preference alone says nothing about whether a proxy can steer.
+    """
+    sound = _prefers_right(proxy, right, planted_wrong)
+    spread = _spread(proxy, reference, right, group_size)
+    steers = _prefers_easy(proxy, right, easy)
+    passed = bool(sound.passed) and (bool(spread.passed) or bool(steers.passed))
+    checks = [sound, spread, steers]
+    summary = "; ".join(f"{check.name} {_shown(check.value)} (needs {check.threshold:g}, n {check.n})" for check in checks)
+    return Admission(passed, checks, summary, "" if passed else _advice(sound))
+
+
+def _prefers_right(proxy: Sequence[Likelihood | None], right: Sequence[bool], planted: Sequence[Likelihood | None]) -> Check:
+    name = "AUC of log P per byte, right against wrong"
+    good = [score for score, ok in zip(proxy, right, strict=True) if ok and score is not None]
+    bad = [score for score, ok in zip(proxy, right, strict=True) if not ok and score is not None]
+    note = ""
+    if len(bad) < _MIN_WRONG:
+        extra = [score for score in planted if score is not None]
+        note = f"{len(bad)} wrong texts of the teacher's own and {len(extra)} with planted errors"
+        bad += extra
+    if len(bad) < _MIN_WRONG or not good:
+        return Check(name, None, _MIN_AUC, None, len(bad), f"{len(good)} right and {len(bad)} wrong texts; at least {_MIN_WRONG} wrong are needed")
+    value = auc(_per_byte(good), _per_byte(bad))
+    return Check(name, value, _MIN_AUC, value is not None and value >= _MIN_AUC, len(bad), note)
+
+
+def _spread(proxy: Sequence[Likelihood | None], reference: Sequence[Likelihood | None], right: Sequence[bool], group_size: int) -> Check:
+    name = "within-group std of C among right completions, nats a sequence"
+    values = compatibility(proxy, reference, "none").view(-1, group_size)
+    counted = torch.tensor(right).view(-1, group_size) & ~values.isnan()
+    usable = int((counted.sum(1) >= 2).sum())
+    if usable < 2:
+        return Check(name, None, _MIN_SPREAD_NATS, None, usable, "fewer than two prompts with two right completions")
+    value = compatibility_scale(values, counted)
+    error = _standard_error(values, counted)
+    passed = value >= _MIN_SPREAD_NATS and value >= _MIN_STANDARD_ERRORS * error
+    return Check(name, value, _MIN_SPREAD_NATS, passed, usable, f"standard error {error:.3f}, bootstrap over prompts")
+
+
+def _standard_error(values: torch.Tensor, counted: torch.Tensor) -> float:
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randint(len(values), (_RESAMPLES, len(values)), generator=generator)
+    return float(torch.tensor([compatibility_scale(values[rows], counted[rows]) for rows in draws], dtype=torch.float64).std())
+
+
+def _prefers_easy(proxy: Sequence[Likelihood | None], right: Sequence[bool], easy: Sequence[bool | None]) -> Check:
+    name = "AUC of log P per byte, easy against hard modes"
+    rows = [(score, mode) for score, ok, mode in zip(proxy, right, easy, strict=True) if ok and score is not None and mode is not None]
+    value = auc(_per_byte([score for score, mode in rows if mode]), _per_byte([score for score, mode in rows if not mode]))
+    if value is None:
+        return Check(name, None, _MIN_AUC, None, len(rows), "the task labels no modes, or the teacher used only one kind")
+    return Check(name, value, _MIN_AUC, value >= _MIN_AUC, len(rows))
+
+
+def _per_byte(scores: Sequence[Likelihood]) -> torch.Tensor:
+    return torch.tensor([score.logprob / score.n_bytes for score in scores], dtype=torch.float64)
+
+
+def _shown(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
+
+
+def _advice(sound: Check) -> str:
+    if sound.passed is None:
+        return "raise calibrate.scale_prompts, or use a task that can plant errors; --force calibrates all the same and is recorded"
+    if not sound.passed:
+        return "the proxy cannot tell right from wrong: train it on more of the teacher's texts, or take a larger one"
+    return "the proxy has no opinion about right answers: take a smaller one, trained on as many texts as a student will buy"

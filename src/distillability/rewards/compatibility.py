@@ -1,0 +1,42 @@
+"""C, the compatibility: how much likelier a text is to the proxy than to the original teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from distillability.scoring.likelihood import Likelihood
+
+__all__ = ["Normaliser", "compatibility"]
+
+Normaliser = Literal["none", "bytes", "characters", "tokens"]
+
+
+def compatibility(
+    proxy: Sequence[Likelihood | None], reference: Sequence[Likelihood | None], normaliser: Normaliser
+) -> torch.Tensor:
+    """C(x, y) = (log P(y|x) − log π_ref(y|x)) / n(y), [N] float64, nan where either model could not score the text.
+
+    Args:
+        proxy, reference: each model's likelihood of the same texts under its own template and tokenizer.
+        normaliser: n(y); `tokens` divides each log-probability by that model's own count, `none` leaves nats a sequence.
+
+    Source: the reward is the paper's (arXiv 2604.18963); the normalisers and the rule for missing values are ours.
+    """
+    return torch.tensor([_one(p, r, normaliser) for p, r in zip(proxy, reference, strict=True)], dtype=torch.float64)
+
+
+def _one(proxy: Likelihood | None, reference: Likelihood | None, normaliser: Normaliser) -> float:
+    if proxy is None or reference is None:
+        return float("nan")
+    match normaliser:
+        case "tokens":
+            return proxy.logprob / proxy.n_tokens - reference.logprob / reference.n_tokens
+        case "none":
+            return proxy.logprob - reference.logprob
+        case "bytes":
+            return (proxy.logprob - reference.logprob) / reference.n_bytes
+        case "characters":
+            return (proxy.logprob - reference.logprob) / reference.n_characters

@@ -1,0 +1,77 @@
+"""A run: the stages of a recipe, one after another, for every task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from distillability.config.recipe import Recipe
+from distillability.models.dtype import faster_autocast
+from distillability.models.load import load_model
+from distillability.report import build_report
+from distillability.stages.calibrate import admission_jobs, calibration_jobs
+from distillability.stages.context import TaskContext
+from distillability.stages.distill import student_jobs, trace_jobs
+from distillability.stages.evaluate import evaluation_jobs
+from distillability.stages.folder import RunFolder
+from distillability.stages.jobs import Job, Workers, open_workers
+from distillability.stages.summary import summarise
+
+__all__ = ["STAGES", "run"]
+
+STAGES = ("calibrate", "distill", "evaluate", "report")
+# Each stage is a list of steps; a step's jobs are independent of each other, and may look at what the steps before left behind.
+_STEPS: dict[str, tuple[Callable[[TaskContext], list[Job]], ...]] = {
+    "calibrate": (admission_jobs, calibration_jobs),
+    "distill": (trace_jobs, student_jobs),
+    "evaluate": (evaluation_jobs,),
+}
+
+
+def run(recipe: Recipe, folder: RunFolder, *, stages: Sequence[str] = STAGES, quiet: bool = False) -> None:
+    """Do the named stages in their order; what is already done is not done again.
+
+    Raises:
+        UserError: something the user can mend: a proxy that fails admission, a task that lacks what a source needs.
+    """
+    console = Console(stderr=True, quiet=quiet, highlight=False)
+    started = time.perf_counter()
+    with folder.lock(), open_workers(recipe.workers, console.print) as workers:
+        contexts = _contexts(recipe, folder, console)
+        for stage in (stage for stage in STAGES if stage in stages):
+            begun = time.perf_counter()
+            if stage == "report":
+                build_report(folder.path)
+            else:
+                _run_stage(stage, contexts, workers)
+            _add_seconds(folder, stage, time.perf_counter() - begun)
+            if stage == "evaluate":
+                summarise(contexts, folder)
+        console.print(f"{recipe.name}: {', '.join(stages)} done in {time.perf_counter() - started:.0f} s")
+
+
+def _run_stage(stage: str, contexts: Sequence[TaskContext], workers: Workers) -> None:
+    for step in _STEPS[stage]:
+        workers.run(stage, [job for context in contexts for job in step(context)])
+
+
+def _contexts(recipe: Recipe, folder: RunFolder, console: Console) -> list[TaskContext]:
+    """One context a task; the dtype is measured once and kept when the run is resumed, so that resuming changes nothing."""
+    autocast: dict[str, str] = dict(folder.manifest.get("autocast", {}))
+    for task in recipe.tasks:
+        if task.name not in autocast:
+            if recipe.dtype == "auto":
+                autocast[task.name] = faster_autocast(load_model(task.teacher, trust_remote_code=recipe.trust_remote_code))
+            else:
+                autocast[task.name] = recipe.dtype
+            console.print(f"{task.name}: scoring, decoding and training in {autocast[task.name]}")
+    folder.record(autocast=autocast)
+    return [TaskContext(recipe, task.name, folder.path.resolve(), autocast[task.name]) for task in recipe.tasks]
+
+
+def _add_seconds(folder: RunFolder, stage: str, seconds: float) -> None:
+    """Wall time of each stage, added up over resumptions."""
+    spent: dict[str, float] = dict(folder.manifest.get("seconds", {}))
+    folder.record(seconds=spent | {stage: spent.get(stage, 0.0) + seconds})

@@ -1,0 +1,273 @@
+"""From evaluation files to `results.json`: every row, every interval, every derived measure, and the samples shown side by side."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from distillability import __version__
+from distillability.evaluation.intervals import Interval, prompt_mean, two_way_mean
+from distillability.files import read_json, read_jsonl, write_jsonl
+from distillability.results import Budget, Results, Row, RunInfo, write_results
+from distillability.stages.comparisons import comparison_rows
+from distillability.stages.context import TaskContext
+from distillability.stages.distill import Student, students
+from distillability.stages.evaluate import (
+    samples_file,
+    student_before_file,
+    student_file,
+    teacher_file,
+)
+from distillability.stages.folder import RunFolder
+from distillability.stages.layout import calibration_folder, traces_file
+
+__all__ = ["summarise"]
+
+_SHARES = ("right", "right_steps", "answer_only")
+_METRICS = {"right": "accuracy", "right_steps": "right_steps", "answer_only": "answer_only_share"}
+
+
+def summarise(contexts: Sequence[TaskContext], folder: RunFolder) -> None:
+    """Write `results.json` and `samples.jsonl` from what has been evaluated so far; `complete` only when nothing is missing."""
+    rows: list[Row] = []
+    for context in contexts:
+        measured = Measured(context)
+        rows += [*_teacher_rows(measured), *_source_rows(measured), *_student_rows(measured), *comparison_rows(measured)]
+    recipe = folder.recipe
+    manifest = folder.manifest
+    info = RunInfo(
+        name=recipe.name,
+        recipe_digest=folder.digest,
+        version=__version__,
+        seconds=sum(manifest.get("seconds", {}).values()) or None,
+        complete=all(Measured(context).complete for context in contexts),
+        queries={context.task_name: context.config.queries for context in contexts},
+        steps={context.task_name: context.config.steps for context in contexts},
+        chance={context.task_name: context.task.chance for context in contexts},
+        notes={"autocast": manifest.get("autocast", {}), "workers": recipe.workers},
+    )
+    write_jsonl(folder.path / "samples.jsonl", (sample for context in contexts for sample in _samples(Measured(context))))
+    write_results(Results(run=info, rows=rows), folder.path / "results.json")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What has been evaluated of one task; arrays are read once."""
+
+    context: TaskContext
+    _read: dict[Path, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def task(self) -> str:
+        return self.context.task_name
+
+    @cached_property
+    def teachers(self) -> list[tuple[str, int | None]]:
+        """Teachers in the order of their knob, the plain one first."""
+        settings = self.context.recipe.calibrate
+        names = sorted(settings.teachers, key=lambda name: settings.teachers[name].knob)
+        every = [("plain", None), *((name, number) for name in names for number in range(settings.calibrations))]
+        return [(name, number) for name, number in every if teacher_file(self.context, name, number).is_file()]
+
+    @cached_property
+    def students(self) -> list[Student]:
+        return [student for student in students(self.context) if student_file(self.context, student).is_file()]
+
+    @property
+    def complete(self) -> bool:
+        settings = self.context.recipe.calibrate
+        every_teacher = 1 + len(settings.teachers) * settings.calibrations
+        return len(self.teachers) == every_teacher and len(self.students) == len(students(self.context))
+
+    def knob(self, source: str) -> float | None:
+        """The knob of the teacher that a source asks; None where no calibration is involved."""
+        teacher = self.context.recipe.calibrate.teachers.get(self.context.source(source).teacher or "")
+        return teacher.knob if teacher else None
+
+    def proxy(self, source: str) -> str | None:
+        asked = self.context.recipe.calibrate.teachers.get(self.context.source(source).teacher or "")
+        return self.context.config.proxy if asked and asked.reward == "compatibility" else None
+
+    def read(self, file: Path) -> dict[str, Any]:
+        if file not in self._read:
+            self._read[file] = read_json(file)
+        return self._read[file]
+
+    def teacher(self, name: str, calibration: int | None) -> dict[str, Any]:
+        return self.read(teacher_file(self.context, name, calibration))
+
+    def student(self, student: Student) -> dict[str, Any]:
+        return self.read(student_file(self.context, student))
+
+    def before(self) -> list[dict[str, Any]]:
+        """The untrained student, once a seed."""
+        seeds = range(max((arm.seeds for arm in self.context.recipe.distill.arms), default=0))
+        files = [student_before_file(self.context, seed) for seed in seeds]
+        return [self.read(file) for file in files if file.is_file()]
+
+    def rng(self, *what: object) -> np.random.Generator:
+        return np.random.default_rng(self.context.seed("bootstrap", *what))
+
+
+def _interval_fields(interval: Interval) -> dict[str, Any]:
+    return {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high, "interval": interval.method, "n": interval.n}
+
+
+# Teachers
+
+
+def _teacher_rows(measured: Measured) -> Iterator[Row]:
+    for name, calibration in measured.teachers:
+        found = measured.teacher(name, calibration)
+        common = {
+            "task": measured.task,
+            "split": "test",
+            "role": "teacher",
+            "source": name,
+            "knob": measured.knob(name),
+            "proxy": measured.proxy(name),
+            "calibration": calibration,
+        }
+        for decoding, evaluation in found["test"].items():
+            yield from _share_rows(measured, evaluation, common | {"decoding": decoding})
+        if "texts" in found:
+            yield from _text_rows(found["texts"], common | {"decoding": "sampled"})
+        if calibration is not None:
+            done = read_json(calibration_folder(measured.context.run, measured.task, name, calibration) / "done.json")
+            yield Row(**common, metric="calibration_seconds", value=done["seconds"], n=1, seconds=done["seconds"])
+            yield Row(**common, metric="calibration_steps", value=done["steps"], n=1)
+
+
+def _share_rows(measured: Measured, evaluation: dict[str, Any], common: dict[str, Any]) -> Iterator[Row]:
+    n, cut = len(evaluation["right"]), evaluation["n_truncated"]
+    for key in _SHARES:
+        values = evaluation[key]
+        if values is None:
+            yield Row(**common, metric=_METRICS[key], value=None, n=n, reason=f"the task {measured.task} cannot tell")
+        else:
+            interval = prompt_mean(values, confidence=measured.context.recipe.evaluate.confidence)
+            yield Row(**common, metric=_METRICS[key], n_truncated=cut, **_interval_fields(interval))
+    yield Row(**common, metric="bytes", value=evaluation["mean_bytes"], n=n, n_truncated=cut)
+    for mode, share in evaluation["modes"].items():
+        yield Row(**common, metric=f"share_{mode}", value=share, n=n, n_truncated=cut)
+
+
+def _text_rows(texts: dict[str, Any], common: dict[str, Any]) -> Iterator[Row]:
+    for metric in ("anchor_nats", "nats_per_byte_under_plain", "compatibility", "correlation_compatibility_bytes"):
+        value = texts[metric]
+        reason = None if value is not None else "no complete text that every model involved can score, or no spread among them"
+        yield Row(**common, metric=metric, value=value, n=texts["n"], reason=reason)
+
+
+def _source_rows(measured: Measured) -> Iterator[Row]:
+    """How right the texts were that students were given: what a source's tricks cost or bring in the teacher's own answers."""
+    for source, calibration in dict.fromkeys((student.source, student.calibration) for student in measured.students):
+        rows = read_jsonl(traces_file(measured.context.run, measured.task, source, calibration))
+        cut = sum(row["truncated"] for row in rows)
+        common = {
+            "task": measured.task,
+            "split": "query",
+            "role": "teacher",
+            "source": source,
+            "knob": measured.knob(source),
+            "calibration": calibration,
+            "decoding": measured.context.source(source).decoding,
+            "n_truncated": cut,
+        }
+        for key in ("right", "right_steps"):
+            told = [row.get(key) for row in rows if not row["truncated"]]
+            if any(value is None for value in told):
+                yield Row(**common, metric=_METRICS[key], value=None, reason=f"the task {measured.task} cannot tell")
+            else:
+                interval = prompt_mean([float(value) for value in told] + [0.0] * cut)
+                yield Row(**common, metric=_METRICS[key], **_interval_fields(interval))
+
+
+# Students
+
+
+def _student_rows(measured: Measured) -> Iterator[Row]:
+    before = {"task": measured.task, "role": "student", "source": "none", "student": measured.context.config.student}
+    yield from _seed_rows(measured, measured.before(), list(range(len(measured.before()))), before)
+    groups: dict[tuple[Any, ...], list[Student]] = {}
+    for student in measured.students:
+        key = (student.source, student.calibration, student.objective, student.on_policy_share, student.queries, student.steps)
+        groups.setdefault(key, []).append(student)
+    for members in groups.values():
+        first = members[0]
+        common = {
+            "task": measured.task,
+            "role": "student",
+            "source": first.source,
+            "knob": measured.knob(first.source),
+            "proxy": measured.proxy(first.source),
+            "calibration": first.calibration,
+            "student": measured.context.config.student,
+            "objective": first.objective,
+            "prefix": first.on_policy_share or "teacher",
+            "budget": _budget(measured, first),
+        }
+        found = [measured.student(student) for student in members]
+        yield from _seed_rows(measured, found, [student.seed for student in members], common)
+
+
+def _budget(measured: Measured, student: Student) -> Budget:
+    done = read_json(student.folder(measured.context) / "done.json")
+    return Budget(queries=student.queries, steps=student.steps, tokens=done["tokens"])
+
+
+def _seed_rows(measured: Measured, found: Sequence[dict[str, Any]], seeds: Sequence[int], common: dict[str, Any]) -> Iterator[Row]:
+    """A row a seed, then one row over all seeds with an interval over prompts × seeds."""
+    if not found:
+        return
+    settings = measured.context.recipe.evaluate
+    for split, decoding in (("validate", "greedy"), ("test", "greedy"), ("test", "sampled")):
+        if decoding not in found[0][split]:
+            continue
+        evaluations = [evaluation[split][decoding] for evaluation in found]
+        fields = common | {"split": split, "decoding": decoding}
+        for key in ("right", "right_steps"):
+            if evaluations[0][key] is None:
+                continue
+            values = np.array([evaluation[key] for evaluation in evaluations])
+            for seed, row, evaluation in zip(seeds, values, evaluations, strict=True):
+                interval = prompt_mean(row, confidence=settings.confidence)
+                yield Row(**fields, seed=seed, metric=_METRICS[key], n_truncated=evaluation["n_truncated"], **_interval_fields(interval))
+            pooled = two_way_mean(
+                values, rng=measured.rng("mean", repr(fields)), resamples=settings.resamples, confidence=settings.confidence
+            )
+            cut = sum(evaluation["n_truncated"] for evaluation in evaluations)
+            yield Row(**fields, metric=_METRICS[key], n_truncated=cut, **_interval_fields(pooled))
+
+
+# Samples
+
+
+def _samples(measured: Measured) -> Iterator[dict[str, Any]]:
+    """The same prompts answered by every teacher and by one student of each source."""
+    speakers: list[tuple[dict[str, Any], Path]] = [
+        ({"role": "teacher", "source": name, "objective": None}, samples_file(teacher_file(measured.context, name, number)))
+        for name, number in measured.teachers
+        if not number
+    ]
+    headline = (measured.context.config.queries, measured.context.config.steps)
+    seen: set[tuple[str, str]] = set()
+    for student in measured.students:
+        key = (student.source, student.objective)
+        if (student.queries, student.steps) == headline and not student.seed and not student.calibration and key not in seen:
+            seen.add(key)
+            speaker = {"role": "student", "source": student.source, "objective": student.objective}
+            speakers.append((speaker, samples_file(student_file(measured.context, student))))
+    told = [(speaker, read_jsonl(file)) for speaker, file in speakers]
+    for index in range(min((len(rows) for _, rows in told), default=0)):
+        first = told[0][1][index]
+        texts = [
+            speaker | {key: rows[index][key] for key in ("text", "right", "right_steps", "mode")} for speaker, rows in told
+        ]
+        yield {"task": measured.task, "prompt": first["prompt"], "answer": first["answer"], "texts": texts}

@@ -1,0 +1,38 @@
+"""Names of sources mean what they say."""
+
+from __future__ import annotations
+
+import pytest
+
+from distillability.config.sources import FREE_ALTERNATIVES, parse_source, source_names
+
+TEACHERS = {"distillable", "undistillable"}
+
+
+def test_every_listed_name_can_be_parsed() -> None:
+    names = source_names(TEACHERS)
+    assert len(set(names)) == len(names)
+    for name in names:
+        source = parse_source(name, TEACHERS)
+        assert source is not None and source.name == name
+    assert set(FREE_ALTERNATIVES) <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "teacher", "prefill"),
+    [
+        ("undistillable_prefilled", "undistillable", "common"),
+        ("undistillable_prefilled_oracle", "undistillable", "oracle"),
+        ("plain_prefilled_oracle", "plain", "oracle"),
+        ("distillable", "distillable", None),
+        ("gold_steps", None, None),
+    ],
+)
+def test_suffixes(name: str, teacher: str | None, prefill: str | None) -> None:
+    source = parse_source(name, TEACHERS)
+    assert source is not None and source.teacher == teacher and source.prefill == prefill
+
+
+@pytest.mark.parametrize("name", ["knob_0", "plain_prefiled", "gold_steps_prefilled", "undistillable_best_of_8"])
+def test_unknown_names(name: str) -> None:
+    assert parse_source(name, TEACHERS) is None
