@@ -29,7 +29,7 @@ def build(
 ) -> None:
     """Train the lab's models from their fixed seeds."""
     with guarded(debug=debug):
-        from distillability.models.lab.build import build as build_models
+        from distillability.lab.build import build as build_models
         from distillability.models.locate import lab_folder
 
         folder = out or lab_folder() / family

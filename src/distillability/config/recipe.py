@@ -107,7 +107,7 @@ class Arm(_Strict):
     """A block of students: every source × objective × seed × queries × steps."""
 
     sources: list[str] = Field(min_length=1)
-    objectives: list[ObjectiveName] = Field(default_factory=lambda: ["seqkd"], min_length=1)
+    objectives: list[ObjectiveName] = Field(default=["seqkd"], min_length=1)
     seeds: int = Field(1, ge=1)
     queries: list[float] = Field(default_factory=lambda: [1.0], description="Multiples of the task's Q.")
     steps: list[float] = Field(default_factory=lambda: [1.0], description="Multiples of the task's student steps.")

@@ -29,8 +29,12 @@ __all__ = [
     "paired_difference",
     "paired_difference_from_counts",
     "prompt_mean",
+    "resample_prompts",
+    "resample_seeds",
+    "score_replicates",
     "two_way_difference",
     "two_way_mean",
+    "two_way_name",
     "wilson",
 ]
 
@@ -58,6 +62,15 @@ class Interval:
     n: int
 
 
+@dataclass(frozen=True)
+class _Arm:
+    """Students [S, N] that count with this sign, and their resampling weights [R, S]."""
+
+    array: Floats
+    sign: float
+    seed_weights: Floats
+
+
 def correctness(values: ArrayLike, name: str = "correctness", dimensions: int = 2) -> Floats:
     """`values` as float64 [S, N] (or [N] where `dimensions` is 1), checked.
 
@@ -71,7 +84,9 @@ def correctness(values: ArrayLike, name: str = "correctness", dimensions: int = 
         wanted = "[seeds, prompts]" if dimensions == 2 else "[prompts]"
         raise UserError.single(name, f"needs numbers of shape {wanted}, got shape {array.shape}", "grade at least one prompt")
     if not np.isfinite(array).all():
-        raise UserError.single(name, f"{int((~np.isfinite(array)).sum())} of {array.size} values are missing", "drop or grade those prompts")
+        raise UserError.single(
+            name, f"{int((~np.isfinite(array)).sum())} of {array.size} values are missing", "drop or grade those prompts"
+        )
     if array.min() < 0 or array.max() > 1:
         raise UserError.single(name, f"values run from {array.min():g} to {array.max():g}", "give shares between 0 and 1")
     return array
@@ -189,11 +204,11 @@ def two_way_mean(values: ArrayLike, *, rng: np.random.Generator, resamples: int 
     A single seed gives an interval over prompts only, and says so in `method`.
     """
     array = correctness(values, "two_way_mean")
-    variance = float(_deviations([(array, 1.0)], _prompt_weights(array.shape[1], resamples, rng), rng, confidence).var())
-    mean = float(array.mean())
-    n_effective = _effective_prompts(variance, mean * (1 - mean), array.shape[1])
-    method = f"{_two_way_name(len(array))}, Wilson score"
-    return _mean_interval(mean, n_effective, array.shape[1], confidence, "two-sided", True, method)
+    mean, (seeds, n) = float(array.mean()), array.shape
+    prompt_weights = resample_prompts(n, resamples, rng)
+    deviations = _deviations([_Arm(array, 1.0, resample_seeds(seeds, resamples, rng))], prompt_weights, confidence)
+    n_effective = _effective_prompts(float(deviations.var()), mean * (1 - mean), n, seeds)
+    return _mean_interval(mean, n_effective, n, confidence, "two-sided", True, f"{two_way_name(seeds)}, Wilson score")
 
 
 def two_way_difference(
@@ -203,37 +218,58 @@ def two_way_difference(
     ours, theirs = correctness(first, "first"), correctness(second, "second")
     _same_prompts(ours, theirs)
     n = ours.shape[1]
-    deviations = _deviations([(ours, 1.0), (theirs, -1.0)], _prompt_weights(n, resamples, rng), rng, confidence)
+    prompt_weights = resample_prompts(n, resamples, rng)
+    arms = [_Arm(array, sign, resample_seeds(len(array), resamples, rng)) for array, sign in ((ours, 1.0), (theirs, -1.0))]
+    deviations = _deviations(arms, prompt_weights, confidence)
     gain, loss, ceiling = _gain_and_loss(ours, theirs)
-    n_effective = _effective_prompts(float(deviations.var()), ceiling, n)
-    method = f"{_two_way_name(len(ours), len(theirs))}, Tango score"
+    n_effective = _effective_prompts(float(deviations.var()), ceiling, n, min(len(ours), len(theirs)))
+    method = f"{two_way_name(len(ours), len(theirs))}, Tango score"
     return _difference_interval(gain, loss, n_effective, n, confidence, "two-sided", method)
 
 
-def _prompt_weights(n: int, resamples: int, rng: np.random.Generator) -> Floats:
-    """Multinomial weights of a resample of prompts, minus the uniform ones: [R, N], each row sums to 0."""
+def score_replicates(
+    array: Floats, *, prompt_weights: Floats, seed_weights: Floats, rng: np.random.Generator, confidence: float = 0.95
+) -> Floats:
+    """Replicates [R] of the mean of [S, N], spread as Wilson's interval is: for any statistic of several means, a ratio for instance.
+
+    prompt_weights [R, N] (`resample_prompts`) are common to all arms measured on the same prompts, which keeps them paired; seed_weights
+    [R, S] (`resample_seeds`) are an arm's own, and the same wherever the same students answer. Each replicate is the Wilson limit as many
+    standard errors away as the bootstrap's, so that quantiles of the replicates are Wilson limits, and an arm that is all right or all
+    wrong still varies. A small part of the noise, that of one prompt, is the arm's own: two arms that agree are not proven equal.
+    """
+    mean, n = float(array.mean()), array.shape[1]
+    deviations = _deviations([_Arm(array, 1.0, seed_weights)], prompt_weights, confidence)
+    variance = float(deviations.var())
+    own = 1 / (n + 1) if variance > 0 else 1.0
+    noise = rng.standard_normal(len(deviations))
+    errors = math.sqrt(own) * noise + (math.sqrt((1 - own) / variance) * deviations if variance > 0 else 0.0)
+    return _wilson_limit(mean, _effective_prompts(variance, mean * (1 - mean), n, len(array)), errors)
+
+
+def resample_prompts(n: int, resamples: int, rng: np.random.Generator) -> Floats:
+    """Multinomial weights of resampled prompts, minus the uniform ones: [R, N], each row sums to 0."""
     drawn = rng.integers(0, n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n) / n - 1 / n
 
 
-def _seed_weights(seeds: int, resamples: int, rng: np.random.Generator) -> Floats:
+def resample_seeds(seeds: int, resamples: int, rng: np.random.Generator) -> Floats:
     """Gaussian multipliers of the seeds, [R, S]. Three seeds have only ten different resamples; these are continuous and unbiased."""
-    return rng.standard_normal((resamples, seeds)) / np.sqrt(seeds * max(seeds - 1, 1))
+    return rng.standard_normal((resamples, seeds)) / math.sqrt(seeds * max(seeds - 1, 1))
 
 
-def _deviations(arms: list[tuple[Floats, float]], prompt_weights: Floats, rng: np.random.Generator, confidence: float) -> Floats:
-    """Replicates [R], around 0, of the sum of `sign * mean` over arms [S, N] that share their prompts but not their students.
+def _deviations(arms: Sequence[_Arm], prompt_weights: Floats, confidence: float) -> Floats:
+    """Replicates [R], around 0, of the sum of `sign * mean` over arms that share their prompts but not their students.
 
-    Variance = that of prompts, which resampled prompts bring, + that of seeds, which Gaussian multipliers bring, widened by Student's
-    quantile because so few seeds were seen. Seed-by-prompt noise sits in both, and is taken out of the prompts' part.
+    Their variance is that of prompts, which resampled prompts bring, plus that of seeds, which Gaussian multipliers bring, widened by
+    Student's quantile because so few seeds were seen. Seed-by-prompt noise sits in both, and is taken out of the prompts' part.
     """
-    per_prompt = np.sum([sign * array.mean(axis=0) for array, sign in arms], axis=0)
-    repeated = [(array, sign) for array, sign in arms if len(array) > 1]
-    deviations = prompt_weights @ per_prompt * _without_noise(per_prompt, sum(_seed_noise(array) for array, _ in repeated))
-    widening = _few_seeds_factor([array for array, _ in repeated], confidence)
-    for array, sign in repeated:
-        effects = array.mean(axis=1) - array.mean()
-        deviations += sign * widening * (_seed_weights(len(array), len(deviations), rng) @ effects)
+    per_prompt: Floats = np.sum([arm.sign * arm.array.mean(axis=0) for arm in arms], axis=0)
+    repeated = [arm for arm in arms if len(arm.array) > 1]
+    deviations = prompt_weights @ per_prompt * _without_noise(per_prompt, sum(_seed_noise(arm.array) for arm in repeated))
+    widening = _few_seeds_factor([arm.array for arm in repeated], confidence)
+    for arm in repeated:
+        effects = arm.array.mean(axis=1) - arm.array.mean()
+        deviations = deviations + arm.sign * widening * (arm.seed_weights @ effects)
     return deviations
 
 
@@ -260,7 +296,8 @@ def _few_seeds_factor(arrays: list[Floats], confidence: float) -> float:
     return float(stdtrit(freedom, tail) / ndtri(tail))
 
 
-def _two_way_name(*seeds: int) -> str:
+def two_way_name(*seeds: int) -> str:
+    """What was resampled, for tables: prompts, and this many student seeds of each arm."""
     counts = " and ".join(str(count) for count in seeds)
     if max(seeds) == 1:
         return "bootstrap over prompts only (one seed)"
@@ -270,12 +307,15 @@ def _two_way_name(*seeds: int) -> str:
 # ---- Shared ---------------------------------------------------------------------------------------------------------------------
 
 
-def _effective_prompts(variance: float, ceiling: float, n: int) -> float:
-    """How many yes/no prompts would give a mean of this variance; `ceiling` is the variance of one of them."""
+def _effective_prompts(variance: float, ceiling: float, n: int, seeds: int = 1) -> float:
+    """How many yes/no prompts would give a mean of this variance; `ceiling` is the variance of one of them.
+
+    The variance seen is pulled up towards that of `n` yes/no prompts, the more so the fewer informative answers it was learnt from.
+    """
     if ceiling <= 0:
         return float(n)
     missing = max(ceiling / n - variance, 0.0)
-    return ceiling / (variance + missing * _PRIOR_EVENTS / (n * ceiling + _PRIOR_EVENTS))
+    return ceiling / (variance + missing * _PRIOR_EVENTS / (n * seeds * ceiling + _PRIOR_EVENTS))
 
 
 def _tail(confidence: float, side: Side) -> float:
@@ -293,5 +333,7 @@ def _interval(value: float, low: float, high: float, ends: tuple[float, float], 
 def _same_prompts(first: Floats, second: Floats) -> None:
     if first.shape[-1] != second.shape[-1]:
         raise UserError.single(
-            "paired difference", f"{first.shape[-1]} prompts against {second.shape[-1]}", "measure both on the same prompts, in the same order"
+            "paired difference",
+            f"{first.shape[-1]} prompts against {second.shape[-1]}",
+            "measure both on the same prompts, in the same order",
         )

@@ -16,7 +16,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 def lab_folder() -> Path:
     """The folder of the package that holds the lab's models, as FAMILY/NAME."""
-    return Path(str(files("distillability.models") / "lab"))
+    return Path(str(files("distillability") / "lab"))
 
 
 def lab_models() -> dict[str, Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from distillability.config.recipe import Arm
 from distillability.files import write_json
 from distillability.models.load import initialise_student
-from distillability.objectives import OBJECTIVES
+from distillability.objectives import OBJECTIVES, build_objective
 from distillability.stages.context import TaskContext
 from distillability.stages.jobs import Job
 from distillability.stages.layout import signals_file, student_folder, traces_file
@@ -100,7 +100,7 @@ def student_jobs(context: TaskContext) -> list[Job]:
 
 def _distill(context: TaskContext, student: Student) -> None:
     folder = student.folder(context)
-    objective = OBJECTIVES[student.objective]
+    objective = build_objective(student.objective, jsd_weight=context.recipe.distill.jsd_weight)
     traces = usable(load_traces(traces_file(context.run, context.task_name, student.source, student.calibration), student.queries))
     signals = _signals(context, student, len(traces)) if objective.needs_teacher_logits else None
     live = objective.needs_teacher_logits and (signals is None or student.on_policy_share > 0)

@@ -181,8 +181,8 @@ def _source_rows(measured: Measured) -> Iterator[Row]:
             "n_truncated": cut,
         }
         for key in ("right", "right_steps"):
-            told = [row.get(key) for row in rows if not row["truncated"]]
-            if any(value is None for value in told):
+            told = [row[key] for row in rows if not row["truncated"]]
+            if None in told:
                 yield Row(**common, metric=_METRICS[key], value=None, reason=f"the task {measured.task} cannot tell")
             else:
                 interval = prompt_mean([float(value) for value in told] + [0.0] * cut)

@@ -170,7 +170,7 @@ class Maths(Task):
     def _validate_prompt(self, prompt: Prompt) -> Sequence[str]:
         problems = list(super()._validate_prompt(prompt))
         for mode in self.modes:
-            grade = self.grade(prompt, self.render(prompt, mode))  # type: ignore[arg-type]
+            grade = self.grade(prompt, self.render(prompt, mode))
             if not (grade.right and grade.right_steps) or grade.mode != mode:
                 problems.append(f"{prompt.id}: the right text of mode {mode} is graded {grade}")
         broken = self.wrong_steps(prompt)[:-1] + prompt.answer

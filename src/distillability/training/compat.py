@@ -21,7 +21,7 @@ class PolicyLogprobsMixin(GRPOTrainer):
     """
 
     last_anchor: torch.Tensor | None = None
-    _policy_logprobs: torch.Tensor | None = None
+    _policy_logprobs: torch.Tensor
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         output = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
@@ -30,11 +30,10 @@ class PolicyLogprobsMixin(GRPOTrainer):
         return output
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        self._policy_logprobs = None
         loss: torch.Tensor = super()._compute_loss(model, inputs)
         reference = inputs.get("ref_per_token_logps")
         self.last_anchor = None
-        if reference is not None and self._policy_logprobs is not None:
+        if reference is not None:
             difference = (self._policy_logprobs - reference) * inputs["completion_mask"]
             self.last_anchor = difference.sum(dim=1)
         return loss

@@ -96,15 +96,13 @@ class _StudentTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: torch.Tensor | int | None = None
     ) -> Any:
-        hidden_labels = inputs["labels"]
         logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-        rows, columns, targets = next_token_positions(hidden_labels)
+        rows, columns, targets = next_token_positions(inputs["labels"])
         output = self.objective(
             student_logits=logits[rows, columns], teacher_logits=self._teacher_logits(inputs, rows, columns), target_ids=targets
         )
-        loss = global_mean(output.sum, num_items_in_batch if num_items_in_batch is not None else output.n_tokens)
-        if num_items_in_batch is not None and self.args.world_size > 1:
-            loss = loss * self.args.world_size  # data parallelism averages gradients over processes
+        n_tokens = output.n_tokens if num_items_in_batch is None else num_items_in_batch
+        loss = global_mean(output.sum, n_tokens, world_size=self.args.world_size)
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _teacher_logits(self, inputs: dict[str, Any], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
@@ -125,8 +123,8 @@ class _StudentTrainer(Trainer):
         coin = random.Random(f"{self.settings.seed} {self.state.global_step}")
         if coin.random() < self.settings.on_policy_share:
             batches = [self._on_policy(batch, coin.randrange(2**31)) for batch in batches]
-        counted = sum((batch["labels"][:, 1:] != IGNORE).sum() for batch in batches)
-        return batches, self.accelerator.gather(torch.as_tensor(counted, device=device)).sum()
+        counted = sum(len(next_token_positions(batch["labels"])[0]) for batch in batches)
+        return batches, self.accelerator.gather(torch.tensor(counted, device=device)).sum()
 
     def _on_policy(self, batch: dict[str, Any], seed: int) -> dict[str, Any]:
         self.model.eval()

@@ -32,7 +32,7 @@ from transformers import (
 from distillability.errors import UserError
 from distillability.files import new_folder, write_json
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
-from distillability.models.lab.tokenizers import (
+from distillability.lab.tokenizers import (
     byte_pair_tokenizer,
     character_tokenizer,
     step_tokenizer,
@@ -235,7 +235,7 @@ def _update(loaded: LoadedModel, optimizer: torch.optim.Optimizer, batch: Sequen
     loaded.model.train()
     logits = loaded.model(input_ids=ids).logits[:, :-1]  # right-padded and causal: padding changes nothing before it
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(batch), -1)
-    ((losses * weights[:, 1:]).sum() / weights[:, 1:].sum()).backward()
+    ((losses * weights[:, 1:]).sum() / weights[:, 1:].sum()).backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(loaded.model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
@@ -248,7 +248,7 @@ def _first_digit_accuracy(loaded: LoadedModel, batch: Sequence[_Text]) -> float:
     rows = torch.arange(len(batch))
     position = weights.argmax(dim=1)
     said = loaded.model(input_ids=ids).logits[rows, position - 1].argmax(-1)
-    return (said == ids[rows, position]).float().mean().item()
+    return float((said == ids[rows, position]).float().mean())
 
 
 def _accuracy_text(task: Maths, loaded: LoadedModel) -> str:
@@ -258,7 +258,7 @@ def _accuracy_text(task: Maths, loaded: LoadedModel) -> str:
         answers = complete(
             loaded,
             [prompt.text for prompt in prompts],
-            decoding=decoding,  # type: ignore[arg-type]
+            decoding=decoding,
             max_new_tokens=_MAX_COMPLETION,
             seed=_SEED,
         )

@@ -1,0 +1,371 @@
+"""What calibration did to distillation, as numbers with intervals: gap closed, kept, yield, headline up, teacher kept.
+
+All definitions are our own. Letters: p the student of the plain teacher, d of the distillable one, u of the undistillable one, t the plain
+teacher under the same decoding, b the floor. Arrays are correctness, [seeds, prompts] in [0, 1], one column for each prompt of a split, in
+the same order for every arm. Choices are made on the validate split, numbers come from the test split. A measure that cannot be stated is
+None with a reason, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from distillability.errors import UserError
+from distillability.evaluation.intervals import (
+    RESAMPLES,
+    Interval,
+    Side,
+    correctness,
+    paired_difference,
+    resample_prompts,
+    resample_seeds,
+    score_replicates,
+    two_way_difference,
+    two_way_mean,
+    two_way_name,
+)
+from distillability.types import Decoding
+
+__all__ = [
+    "ELICITATIONS",
+    "NOT_FREE",
+    "SMALLEST_GAP",
+    "TEACHER_BARS",
+    "TEACHER_PROMPTS",
+    "Candidate",
+    "GapClosed",
+    "Measure",
+    "Scores",
+    "TeacherKept",
+    "attack_yield",
+    "elicited_yield",
+    "floor",
+    "gap_closed",
+    "headline_up",
+    "kept",
+    "teacher_kept",
+]
+
+Floats = NDArray[np.float64]
+
+SMALLEST_GAP = 0.10  # a ratio over less than ten points is noise over noise
+ELICITATIONS = ("undistillable_prefilled", "undistillable_few_shot")
+NOT_FREE = ("gold_steps", "plain_prefilled_oracle")  # ceilings: no query buys them
+TEACHER_BARS: dict[Decoding, float] = {"greedy": -0.015, "sampled": -0.02}
+TEACHER_PROMPTS = 4000
+_SMALLEST_REPLICATE = 0.01  # a replicate's denominator at or below 0 would flip the ratio's sign: count it as very large instead
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number between its bounds, or None with the reason why there is none.
+
+    n: test prompts. chosen: what was selected on the validate split, by part of the formula. A value may lack bounds, with a reason.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    method: str
+    reason: str | None = None
+    chosen: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if None in (self.value, self.low, self.high) and not self.reason:
+            raise ValueError("a measure without a value or bounds must give a reason")
+
+    @classmethod
+    def of(cls, interval: Interval, chosen: Mapping[str, str] | None = None) -> Measure:
+        """The measure that an interval states."""
+        return cls(interval.value, interval.low, interval.high, interval.n, interval.method, None, chosen or {})
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Correctness of one arm's students: `test` [S, N], and `validate` [S, M] of the same students wherever a choice is made."""
+
+    test: Floats
+    validate: Floats | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "test", correctness(self.test, "test scores"))
+        if self.validate is None:
+            return
+        object.__setattr__(self, "validate", correctness(self.validate, "validate scores"))
+        if len(self.validate) != len(self.test):
+            raise UserError.single(
+                "scores", f"{len(self.validate)} seeds on validate, {len(self.test)} on test", "measure the same students on both splits"
+            )
+
+
+Candidate = Scores | float  # a float is known without error: the task's chance level
+
+
+@dataclass(frozen=True)
+class GapClosed:
+    """d − p, and (d − p)/(t − p) where there is a gap to close."""
+
+    difference: Measure
+    ratio: Measure
+
+
+@dataclass(frozen=True)
+class TeacherKept:
+    """What calibration cost the teacher. passed: the lower bound is above the bar; None, with a reason, on too few prompts to tell."""
+
+    difference: Measure
+    bar: float
+    passed: bool | None
+    reason: str | None = None
+
+
+def gap_closed(
+    *,
+    distillable: ArrayLike,
+    plain: ArrayLike,
+    teacher: ArrayLike,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+) -> GapClosed:
+    """How much of the gap between the plain teacher and its student the distillable teacher's student closes; test scores.
+
+    The ratio is missing where t − p < 0.10, and has no bounds where t − p cannot be told from 0.
+    """
+    options: dict[str, Any] = {"rng": rng, "resamples": resamples, "confidence": confidence}
+    difference = Measure.of(two_way_difference(distillable, plain, **options))
+    gap = two_way_difference(teacher, plain, **options)
+    if gap.value < SMALLEST_GAP:
+        reason = f"teacher − plain student is {gap.value:.3f}, under {SMALLEST_GAP:.2f}: no gap to close"
+        return GapClosed(difference, Measure(None, None, None, difference.n, difference.method, reason))
+    pools = {"d": {"d": Scores(correctness(distillable))}, "p": {"p": Scores(correctness(plain))}, "t": {"t": Scores(correctness(teacher))}}
+    parts = _resample_pools(pools, **options)
+    ratio = _ratio(parts["d"], parts["p"], parts["t"], confidence)
+    if gap.low <= 0:
+        reason = f"no bounds: teacher − plain student may be {gap.low:.3f}"
+        ratio = Measure(ratio.value, None, None, ratio.n, ratio.method, reason)
+    return GapClosed(difference, ratio)
+
+
+def floor(*, chance: float, students: Mapping[str, Scores]) -> dict[str, Candidate]:
+    """The candidates for b: the task's chance level, the student before (`none`), students of what the attacker holds (`gold_answers`).
+
+    b is the best of them, chosen on the validate split; its name is in the `chosen` of every measure that uses it.
+
+    Raises:
+        UserError: gold steps among the students; a chance level outside [0, 1).
+    """
+    _free(students, "floor")
+    if not 0 <= chance < 1:
+        raise UserError.single("chance", f"{chance} is not in [0, 1)", "give the share that a well-formed guess scores")
+    return {"chance": float(chance), **students}
+
+
+def kept(
+    *,
+    undistillable: Scores,
+    plain: Scores,
+    floor: Mapping[str, Candidate],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+) -> Measure:
+    """(u − b)/(p − b): the share of what the plain teacher teaches that the undistillable one still does.
+
+    Missing, with a reason, where the lower bound of p − b is under 0.10.
+    """
+    return attack_yield(
+        guard={"undistillable": undistillable}, plain={"plain": plain}, floor=floor, rng=rng, resamples=resamples, confidence=confidence
+    )
+
+
+def attack_yield(
+    *,
+    guard: Mapping[str, Scores],
+    plain: Mapping[str, Scores],
+    floor: Mapping[str, Candidate],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+) -> Measure:
+    """(best attack on the guard − b)/(best attack on the plain teacher − b), same access and budget.
+
+    Attackers and floor are selected on the validate split, again in every replicate; the bootstrap over prompts and seeds is of the whole
+    ratio. Missing, with a reason, where the lower bound of the denominator is under 0.10.
+    """
+    parts = _resample_pools({"guard": guard, "plain": plain, "floor": floor}, rng=rng, resamples=resamples, confidence=confidence)
+    chosen = {name: part.name for name, part in parts.items()}
+    measure = _ratio(parts["guard"], parts["floor"], parts["plain"], confidence, chosen)
+    gap = _above_floor(plain[chosen["plain"]], floor[chosen["floor"]], rng=rng, resamples=resamples, confidence=confidence)
+    if gap.low < SMALLEST_GAP:
+        reason = (
+            f"{chosen['plain']} − floor ({chosen['floor']}) is {gap.value:.3f} with a lower bound of {gap.low:.3f}, under {SMALLEST_GAP:.2f}: "
+            "too little was taught to say what share is left"
+        )
+        return Measure(None, None, None, measure.n, measure.method, reason, chosen)
+    return measure
+
+
+def elicited_yield(
+    *,
+    guard: Mapping[str, Scores],
+    plain: Mapping[str, Scores],
+    floor: Mapping[str, Candidate],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+) -> Measure:
+    """`attack_yield` whose attackers on the guard are the two elicitations, both of them and nothing else."""
+    if set(guard) != set(ELICITATIONS):
+        raise UserError.single("elicited yield", f"the guard's attackers are {sorted(guard)}", f"give {' and '.join(ELICITATIONS)}")
+    return attack_yield(guard=guard, plain=plain, floor=floor, rng=rng, resamples=resamples, confidence=confidence)
+
+
+def headline_up(
+    *,
+    distillable: Scores,
+    alternatives: Mapping[str, Scores],
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+) -> Measure:
+    """d minus the best free alternative, which is chosen on the validate split.
+
+    The interval is of the difference to the one chosen. A lucky student is lucky on both splits, so the choice favours the alternative.
+
+    Raises:
+        UserError: a ceiling among the alternatives, or none at all.
+    """
+    _free(alternatives, "free alternatives")
+    best = _best(alternatives, "free alternatives")
+    interval = two_way_difference(distillable.test, alternatives[best].test, rng=rng, resamples=resamples, confidence=confidence)
+    return Measure.of(interval, {"alternative": best})
+
+
+def teacher_kept(
+    *, calibrated: ArrayLike, plain: ArrayLike, decoding: Decoding, confidence: float = 0.95, side: Side = "two-sided"
+) -> TeacherKept:
+    """Calibrated minus plain teacher on the same test prompts, [N] each, several samples of a prompt averaged within it.
+
+    The two-sided interval's lower bound is held against the bar; `side="lower"` gives the one-sided one. One calibration at a time.
+    """
+    difference = Measure.of(paired_difference(calibrated, plain, confidence=confidence, side=side))
+    bar = TEACHER_BARS[decoding]
+    if difference.n < TEACHER_PROMPTS:
+        return TeacherKept(difference, bar, None, f"{difference.n} prompts, {TEACHER_PROMPTS} are needed")
+    return TeacherKept(difference, bar, difference.low is not None and difference.low > bar)
+
+
+# ---- Selection and ratio --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One term of a ratio: who was chosen, the test value, and replicates [R] in which the choice was made anew."""
+
+    name: str
+    value: float
+    replicates: Floats
+    n: int
+    seeds: int
+
+
+def _resample_pools(
+    pools: Mapping[str, Mapping[str, Candidate]], *, rng: np.random.Generator, resamples: int, confidence: float
+) -> dict[str, _Part]:
+    """The best of each pool. Replicates share their prompts across all arms; an arm that sits in two pools is resampled once."""
+    arms = [candidate for pool in pools.values() for candidate in pool.values() if isinstance(candidate, Scores)]
+    weights = {split: resample_prompts(n, resamples, rng) for split, n in _prompts(arms).items()}
+    drawn: dict[int, dict[str, Floats]] = {}
+    for arm in arms:
+        if id(arm) not in drawn:
+            drawn[id(arm)] = _resample_arm(arm, weights, rng, confidence)
+
+    def replicates(candidate: Candidate, split: str) -> Floats:
+        return drawn[id(candidate)][split] if isinstance(candidate, Scores) else np.full(resamples, candidate)
+
+    parts = {}
+    for label, pool in pools.items():
+        best = _best(pool, label)
+        candidates = list(pool.values())
+        tested = np.stack([replicates(candidate, "test") for candidate in candidates])
+        if len(candidates) > 1:
+            ranked = np.stack([replicates(candidate, "validate") for candidate in candidates])
+            tested = np.take_along_axis(tested, ranked.argmax(axis=0)[None], axis=0)
+        chosen = pool[best]
+        seeds = len(chosen.test) if isinstance(chosen, Scores) else 1
+        parts[label] = _Part(best, _mean(chosen, "test"), tested[0], weights["test"].shape[1], seeds)
+    return parts
+
+
+def _resample_arm(arm: Scores, weights: Mapping[str, Floats], rng: np.random.Generator, confidence: float) -> dict[str, Floats]:
+    """Replicates [R] of an arm on each split it was measured on; the seeds' luck is the same on both, the prompts' is not."""
+    seed_weights = resample_seeds(len(arm.test), len(weights["test"]), rng)
+    splits = {"test": arm.test} if arm.validate is None else {"test": arm.test, "validate": arm.validate}
+    return {
+        split: score_replicates(array, prompt_weights=weights[split], seed_weights=seed_weights, rng=rng, confidence=confidence)
+        for split, array in splits.items()
+    }
+
+
+def _prompts(arms: list[Scores]) -> dict[str, int]:
+    """Number of prompts of each split, the same for every arm."""
+    tests = {arm.test.shape[1] for arm in arms}
+    validates = {arm.validate.shape[1] for arm in arms if arm.validate is not None}
+    if len(tests) != 1 or len(validates) > 1:
+        raise UserError.single(
+            "scores",
+            f"arms have {sorted(tests)} test and {sorted(validates)} validate prompts",
+            "measure every arm on the same prompts, in the same order",
+        )
+    return {"test": tests.pop(), **({"validate": validates.pop()} if validates else {})}
+
+
+def _best(pool: Mapping[str, Candidate], label: str) -> str:
+    """Name of the candidate with the highest mean on the validate split; the first of equals."""
+    if not pool:
+        raise UserError.single(label, "nothing to choose from", "measure at least one")
+    if len(pool) == 1:
+        return next(iter(pool))
+    missing = [name for name, candidate in pool.items() if isinstance(candidate, Scores) and candidate.validate is None]
+    if missing:
+        raise UserError.single(label, f"no validate scores of {', '.join(missing)}", "choices are made on validate: measure it there too")
+    return max(pool, key=lambda name: _mean(pool[name], "validate"))
+
+
+def _mean(candidate: Candidate, split: str) -> float:
+    return float(getattr(candidate, split).mean()) if isinstance(candidate, Scores) else candidate
+
+
+def _above_floor(scores: Scores, base: Candidate, *, rng: np.random.Generator, resamples: int, confidence: float) -> Interval:
+    """Interval of p − b; a chance level shifts p's own interval."""
+    if isinstance(base, Scores):
+        return two_way_difference(scores.test, base.test, rng=rng, resamples=resamples, confidence=confidence)
+    mean = two_way_mean(scores.test, rng=rng, resamples=resamples, confidence=confidence)
+    return Interval(mean.value - base, mean.low - base, mean.high - base, mean.method, mean.n)
+
+
+def _ratio(above: _Part, base: _Part, whole: _Part, confidence: float, chosen: Mapping[str, str] | None = None) -> Measure:
+    """(above − base)/(whole − base) with percentile bounds of its replicates; infinite bounds are impossible, see _SMALLEST_REPLICATE."""
+    method = f"{two_way_name(above.seeds, whole.seeds)} of the whole ratio, percentile"
+    denominator = whole.value - base.value
+    if denominator <= 0:
+        return Measure(None, None, None, above.n, method, f"the denominator is {denominator:.3f}", chosen or {})
+    value = (above.value - base.value) / denominator
+    replicates = (above.replicates - base.replicates) / np.maximum(whole.replicates - base.replicates, _SMALLEST_REPLICATE)
+    low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Measure(value, min(float(low), value), max(float(high), value), above.n, method, None, chosen or {})
+
+
+def _free(pool: Mapping[str, Any], label: str) -> None:
+    ceilings = [name for name in pool if name in NOT_FREE]
+    if ceilings:
+        raise UserError.single(
+            label, f"{', '.join(ceilings)} cannot be had without the answer or gold work", "show it as a ceiling beside them"
+        )

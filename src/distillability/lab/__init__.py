@@ -1,0 +1,1 @@
+"""The embedded lab: very small models, and how they are built."""

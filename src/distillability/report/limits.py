@@ -1,0 +1,133 @@
+"""What was not tested: worked out from the rows, so that it cannot be forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from distillability.report.naming import kind_of, label, parent_of
+from distillability.report.rows import Index
+from distillability.results import Row
+
+__all__ = ["limits"]
+
+_FAMILIES = ("maths", "knowledge", "instructions")
+_OBJECTIVES = ("seqkd", "forward_kl", "reverse_kl", "jsd")
+_CONTROLS = (
+    "knob_0",
+    "plain_greedy",
+    "plain_prefilled",
+    "plain_prefilled_oracle",
+    "plain_best_of_8",
+    "plain_worst_of_8",
+    "answer_only",
+    "gold_answers",
+    "gold_steps",
+    "length_only_up",
+    "length_only_down",
+)
+
+
+def limits(index: Index, families: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+    """Headings with what is missing under each, tasks taken apart; headings with nothing missing are left out.
+
+    Args:
+        families: the task types of the recipe, where it is known.
+    """
+    rows = index.results.rows
+    found: list[tuple[str, list[str]]] = [("Task families", list(_families(families or index.tasks)))]
+    for task in index.tasks:
+        mine = [row for row in rows if row.task == task]
+        where = f" ({task})" if len(index.tasks) > 1 else ""
+        found += [
+            (f"Attacks{where}", list(_attacks(index, task, mine))),
+            (f"Budgets{where}", list(_budgets(index, task))),
+            (f"Repetitions{where}", list(_repetitions(mine))),
+            (f"Controls{where}", list(_controls(index, task))),
+            (f"Models{where}", list(_models(mine))),
+            (f"Measurements{where}", list(_measurements(mine))),
+        ]
+    return [(heading, lines) for heading, lines in found if lines]
+
+
+def _families(present: Iterable[str]) -> Iterator[str]:
+    missing = [family for family in _FAMILIES if family not in set(present)]
+    if missing:
+        yield f"Not run: {', '.join(missing)}. Whether the knob works there is open."
+    yield "Tasks that the teacher was not calibrated on were not measured."
+
+
+def _attacks(index: Index, task: str, rows: Sequence[Row]) -> Iterator[str]:
+    attackers = {row.attacker for row in rows if row.role == "attacker" and row.value is not None}
+    if attackers:
+        yield f"Attackers beyond the objectives, all there are: {', '.join(sorted(filter(None, attackers)))}."
+    arms = index.arms(task)
+    missing = [objective for objective in _OBJECTIVES if objective not in {arm.objective for arm in arms}]
+    if missing:
+        yield f"Objectives not tried: {', '.join(missing)}."
+    if not any(arm.prefix != "teacher" for arm in arms):
+        yield "No on-policy attack: every student learnt on the teacher's own prefixes."
+    guards = [source for source in index.spectrum(task) if kind_of(source) == "calibrated" and (index.knob(task, source) or 0) < 0]
+    elicited = {parent_of(source) for source in index.sources(task)}
+    for guard in guards:
+        if guard not in elicited:
+            yield f"Elicitation of {guard} (prefill, examples in the prompt) was not tried."
+    if not attackers:
+        yield "Elicitation by temperature or by rephrased prompts was not tried."
+        yield "Selection and cleaning of a guarded teacher's traces by the attacker was not tried."
+        yield "Answers only with the attacker's own steps, and gold data mixed in, were not tried."
+    accesses = {row.access for row in rows if row.access}
+    absent = [name for key, name in (("top_k", "top-k log-probabilities"), ("weights", "weights")) if key not in accesses]
+    if absent:
+        yield f"No attacker had access to {' or '.join(absent)}; with the weights any guard can be trained away."
+
+
+def _budgets(index: Index, task: str) -> Iterator[str]:
+    queries, steps = index.budget(task)
+    if queries is None or steps is None:
+        yield "The run names no headline budget."
+        return
+    for source in index.spectrum(task):
+        tried = {budget for arm in index.arms(task) for budget in index.budgets(task, source, arm)}
+        if tried and max(asked for asked, _ in tried) < 4 * queries:
+            yield f"{label(source)}: no student with four times the queries."
+        if tried and max(trained for _, trained in tried) < 4 * steps:
+            yield f"{label(source)}: no student with four times the steps; accuracy can jump late."
+
+
+def _repetitions(rows: Sequence[Row]) -> Iterator[str]:
+    students = {row.seed for row in rows if row.role == "student" and row.seed is not None and row.source != "none"}
+    if len(students) == 1:
+        yield "One seed a student: the interval is over prompts only and knows nothing of how much students differ."
+    calibrations = {row.calibration for row in rows if row.calibration is not None}
+    if len(calibrations) == 1:
+        yield "One calibration a knob: another one may come out differently."
+    if not calibrations:
+        yield "No calibrated teacher was measured."
+
+
+def _controls(index: Index, task: str) -> Iterator[str]:
+    there = set(index.sources(task))
+    missing = [label(control) for control in _CONTROLS if control not in there]
+    if missing:
+        yield f"Not run: {'; '.join(missing)}."
+
+
+def _models(rows: Sequence[Row]) -> Iterator[str]:
+    students = {row.student for row in rows if row.student}
+    if len(students) <= 1:
+        yield "One student model: other sizes and tokenizers were not tried."
+    proxies = {row.proxy for row in rows if row.proxy}
+    if len(proxies) == 1:
+        yield "One proxy."
+
+
+def _measurements(rows: Sequence[Row]) -> Iterator[str]:
+    missing = sum(row.value is None for row in rows)
+    if missing:
+        yield f"{missing:,} of {len(rows):,} values could not be measured; each says why in the table of rows."
+    students = [row for row in rows if row.role == "student" and row.split == "test"]
+    if students and not any(row.decoding == "sampled" for row in students):
+        yield "Students were not measured under sampling."
+    errors = sum(row.n_errors for row in rows)
+    if errors:
+        yield f"{errors:,} errors while grading; those texts are in no mean."

@@ -1,0 +1,139 @@
+"""How every source is called, ordered and coloured: the same in each table and each picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from distillability.config.sources import FREE_ALTERNATIVES
+
+__all__ = ["Kind", "Look", "colour", "describe", "kind_of", "label", "parent_of", "sort_key"]
+
+Kind = Literal["before", "calibrated", "plain", "free", "ceiling", "elicitation", "control"]
+
+# Okabe and Ito's palette: told apart with every common kind of colour blindness, and by lightness in grey print.
+_DOWN, _UP, _PLAIN, _ZERO, _CONTROL = "#c44e00", "#0068a8", "#1f1f1f", "#8a5a9e", "#767676"
+
+_SUFFIXES = ("_prefilled_oracle", "_prefilled", "_few_shot")
+_CEILINGS = ("plain_prefilled_oracle", "gold_steps")
+_CONTROLS = ("answer_only", "plain_worst_of_8", "length_only_up", "length_only_down", "plain_few_shot")
+_LABELS = {
+    "none": "student before",
+    "plain_greedy": "plain, greedy",
+    "plain_prefilled": "plain, generic prefill",
+    "plain_prefilled_oracle": "plain, easy-mode prefill",
+    "plain_best_of_8": "plain, best of 8",
+    "plain_worst_of_8": "plain, worst of 8",
+    "plain_few_shot": "plain, few-shot",
+    "answer_only": "plain, steps removed",
+    "gold_answers": "gold answers, no teacher",
+    "gold_steps": "gold steps, no teacher",
+    "length_only_up": "length-only reward, up",
+    "length_only_down": "length-only reward, down",
+}
+_ISOLATES = {
+    "none": "where students start",
+    "plain_greedy": "what the least varied answers teach",
+    "plain_prefilled": "what a generic prompt does",
+    "plain_prefilled_oracle": "knowing which mode is easy",
+    "plain_best_of_8": "what selection by C does, without calibration",
+    "plain_worst_of_8": "what selection against C does, without calibration",
+    "plain_few_shot": "what examples in the prompt do",
+    "answer_only": "what hiding the steps does",
+    "gold_answers": "what data without a teacher does",
+    "gold_steps": "worked solutions that no query buys",
+    "length_only_up": "what longer or shorter texts alone do",
+    "length_only_down": "what longer or shorter texts alone do",
+}
+_KINDS: dict[Kind, str] = {
+    "before": "before training",
+    "calibrated": "calibrated",
+    "plain": "uncalibrated",
+    "free": "free alternative",
+    "ceiling": "ceiling, not free",
+    "elicitation": "elicitation attack",
+    "control": "control",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """A source in a picture."""
+
+    colour: str
+    marker: str
+    hollow: bool = False
+
+
+def parent_of(source: str) -> str | None:
+    """The teacher behind `teacher_prefilled` and the like; None for a source that is no elicitation."""
+    return next((source.removesuffix(suffix) for suffix in _SUFFIXES if source.endswith(suffix)), None)
+
+
+def kind_of(source: str) -> Kind:
+    """What a source is to the question; names outside the fixed controls are calibrated teachers."""
+    if source == "none":
+        return "before"
+    if source == "plain":
+        return "plain"
+    if source in FREE_ALTERNATIVES:
+        return "free"
+    if source in _CEILINGS:
+        return "ceiling"
+    if source in _CONTROLS:
+        return "control"
+    return "elicitation" if parent_of(source) else "calibrated"
+
+
+def describe(source: str) -> dict[str, str]:
+    """Label, kind in words, and what the source isolates."""
+    kind = kind_of(source)
+    isolates = _ISOLATES.get(source, "")
+    if kind == "elicitation":
+        isolates = "whether the easy mode is gone or only unasked"
+    return {"source": source, "label": label(source), "kind": kind, "kind_label": _KINDS[kind], "isolates": isolates}
+
+
+def label(source: str) -> str:
+    """The source's name in running text."""
+    if source in _LABELS:
+        return _LABELS[source]
+    parent = parent_of(source)
+    if parent is None:
+        return source
+    how = {"_prefilled_oracle": "easy-mode prefill", "_prefilled": "generic prefill", "_few_shot": "few-shot"}[source.removeprefix(parent)]
+    return f"{parent}, {how}"
+
+
+def sort_key(source: str, knob: float | None) -> tuple[int, float, str]:
+    """Teachers by knob (the plain one at 0, before `knob_0`), then what is free, what is not, and the attacks."""
+    rank = {"calibrated": 0, "plain": 0, "free": 1, "control": 2, "ceiling": 3, "elicitation": 4, "before": 5}[kind_of(source)]
+    place = (knob or 0.0) if rank in (0, 4) else 0.0
+    return rank, place, "" if source == "plain" else source
+
+
+def colour(source: str, knob: float | None = None) -> str:
+    """Orange lowers, blue raises, black is the plain teacher, violet knob 0, grey a control; a weaker knob is paler."""
+    kind = kind_of(source)
+    if kind == "plain":
+        return _PLAIN
+    if kind == "elicitation":
+        return colour(parent_of(source) or source, knob)
+    if kind != "calibrated":
+        return _CONTROL
+    if not knob:
+        return _ZERO
+    strength = 1.0 if source in ("distillable", "undistillable") else 1 + max(-2.0, min(0.0, math.log10(abs(knob)))) * 0.3
+    return _towards_white(_UP if knob > 0 else _DOWN, 1 - strength)
+
+
+def _towards_white(base: str, share: float) -> str:
+    parts = (int(base[start : start + 2], 16) for start in (1, 3, 5))
+    return "#" + "".join(f"{round(part + (255 - part) * share):02x}" for part in parts)
+
+
+def look(source: str, knob: float | None = None) -> Look:
+    """Colour and marker: dots for teachers, squares for what is free, triangles for ceilings, hollow dots for elicitations."""
+    marker = {"free": "s", "ceiling": "^", "control": "X", "before": "|"}.get(kind_of(source), "o")
+    return Look(colour(source, knob), marker, hollow=kind_of(source) == "elicitation")

@@ -1,0 +1,143 @@
+"""Calibration is GRPO plus one term: nothing else changes, and nothing depends on how the work is cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny import Parity
+from trl import GRPOTrainer
+
+from distillability.config.recipe import Calibrate, Teacher
+from distillability.files import read_jsonl
+from distillability.models.load import load_model
+from distillability.training import calibrate as module
+from distillability.training.calibrate import calibrate_teacher
+
+TASK = Parity()
+SETTINGS = Calibrate(
+    prompts_per_step=4, num_generations=4, max_steps=3, save_steps=1, learning_rate=1e-2, anchor_budget=None, require="none"
+)
+
+
+def _calibrate(tiny: dict[str, Path], folder: Path, knob: float, settings: Calibrate = SETTINGS, **changes: Any) -> dict[str, Any]:
+    return calibrate_teacher(
+        loaded=load_model(tiny["teacher"]),
+        proxy=load_model(tiny["proxy"]),
+        task=TASK,
+        prompts=TASK.prompts("calibrate", 12),
+        teacher=Teacher(knob=knob),
+        settings=settings.model_copy(update=changes),
+        scale=1.0,
+        max_completion_length=12,
+        seed=7,
+        autocast_dtype=None,
+        folder=folder,
+    )
+
+
+def _weights(folder: Path) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in load_model(folder / "model").model.parameters()])
+
+
+def _stock(tiny: dict[str, Path], folder: Path) -> GRPOTrainer:
+    """TRL's own trainer with the task reward, group-normalised, and nothing of ours but the numbers in the config."""
+    loaded = load_model(tiny["teacher"])
+    args = module._grpo_config(SETTINGS, loaded, 12, 7, None, folder)
+    args.scale_rewards, args.logging_steps = "group", 1
+
+    def reward(completions: Any, completion_ids: Any, **_: Any) -> list[float]:
+        ended = [ids[-1] == loaded.tokenizer.eos_token_id for ids in completion_ids]
+        return [float(end and len(completion[0]["content"]) % 2 == 0) for completion, end in zip(completions, ended, strict=True)]
+
+    rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in TASK.prompts("calibrate", 12)]
+    return GRPOTrainer(
+        model=loaded.model, reward_funcs=[reward], args=args, train_dataset=Dataset.from_list(rows), processing_class=loaded.tokenizer
+    )
+
+
+def test_knob_0_is_stock_grpo_with_the_anchor(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    histories: list[list[dict[str, Any]]] = []
+    save_model = module._CalibrationTrainer.save_model
+
+    def remember(self: Any, *args: Any, **kwargs: Any) -> None:
+        if str(args[0]).endswith("model"):
+            histories.append(self.state.log_history)
+        save_model(self, *args, **kwargs)
+
+    config = module._grpo_config
+    monkeypatch.setattr(module, "_grpo_config", lambda *args: _log_every_step(config(*args)))
+    monkeypatch.setattr(module._CalibrationTrainer, "save_model", remember)
+    _calibrate(tiny, tmp_path / "ours", knob=0.0)
+    monkeypatch.undo()
+    stock = _stock(tiny, tmp_path / "stock")
+    stock.train()
+    ours, theirs = ([row for row in history if "loss" in row] for history in (histories[0], stock.state.log_history))
+    assert len(ours) == len(theirs) == 3
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["reward_std"] > 0
+        assert a["completions/mean_length"] == b["completions/mean_length"], "not the same rollouts"
+        assert a["loss"] == pytest.approx(b["loss"], abs=2e-6)
+        assert float(a["grad_norm"]) == pytest.approx(float(b["grad_norm"]), rel=1e-4)
+    stock_weights = torch.cat([parameter.detach().flatten() for parameter in stock.model.parameters()])
+    assert torch.allclose(_weights(tmp_path / "ours"), stock_weights, atol=1e-5)
+
+
+def _log_every_step(args: Any) -> Any:
+    args.logging_steps = 1
+    return args
+
+
+def test_the_knob_changes_what_is_learnt(tiny: dict[str, Path], tmp_path: Path) -> None:
+    for name, knob in (("up", 1.0), ("down", -1.0), ("zero", 0.0)):
+        _calibrate(tiny, tmp_path / name, knob=knob)
+    up, down, zero = (_weights(tmp_path / name) for name in ("up", "down", "zero"))
+    assert not torch.allclose(up, zero)
+    assert not torch.allclose(up, down)
+
+
+def test_micro_batches_do_not_change_the_result(tiny: dict[str, Path], tmp_path: Path) -> None:
+    for size in (4, 8, 16):
+        _calibrate(tiny, tmp_path / str(size), knob=-1.0, per_device_train_batch_size=size)
+    whole = _weights(tmp_path / "16")
+    for size in (4, 8):
+        assert torch.allclose(_weights(tmp_path / str(size)), whole, atol=2e-5)
+        ours, theirs = read_jsonl(tmp_path / str(size) / "metrics.jsonl"), read_jsonl(tmp_path / "16" / "metrics.jsonl")
+        for a, b in zip(ours, theirs, strict=True):
+            assert a["anchor_nats"] == pytest.approx(b["anchor_nats"], abs=1e-4)
+            assert a["task_reward"] == b["task_reward"]
+
+
+def test_a_killed_calibration_resumes_to_the_same_weights(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _calibrate(tiny, tmp_path / "whole", knob=1.0)
+
+    class Killed(BaseException):
+        pass
+
+    def kill_in_step_3(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs["trainer_state"].global_step == 2:
+            raise Killed
+        return call(self, *args, **kwargs)
+
+    call = module.CompositeReward.__call__
+    monkeypatch.setattr(module.CompositeReward, "__call__", kill_in_step_3)
+    with pytest.raises(Killed):
+        _calibrate(tiny, tmp_path / "killed", knob=1.0)
+    monkeypatch.undo()
+    assert not (tmp_path / "killed" / "model").exists()
+    _calibrate(tiny, tmp_path / "killed", knob=1.0)
+    assert torch.equal(_weights(tmp_path / "killed"), _weights(tmp_path / "whole"))
+    whole, resumed = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed"))
+    for a, b in zip(whole, resumed, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+def test_the_anchor_budget_stops_and_says_so(tiny: dict[str, Path], tmp_path: Path) -> None:
+    outcome = _calibrate(tiny, tmp_path, knob=1.0, anchor_budget=1e-6, learning_rate=5e-2)
+    assert outcome["steps"] < 3
+    assert "over its budget" in outcome["stopped"]
