@@ -12,6 +12,7 @@ Arrays hold correctness: `[N]` one number a prompt, `[S, N]` one row a student s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +45,7 @@ Side = Literal["two-sided", "lower", "upper"]
 RESAMPLES = 2000
 _SMALL_COUNT = 3.0  # up to here Wilson's inner limit is too tight (Brown, Cai, DasGupta 2001, §4.1.1)
 _PRIOR_EVENTS = 0.5  # weight of the belief that a prompt is all or nothing: few equal averages are no proof of a low variance
+_ROUNDING = 1e-20  # a variance this small is that of a sum of equal numbers
 _HALVINGS = 60  # bisection of an interval of length 2, down to 2e-18
 
 
@@ -136,7 +138,8 @@ def _wilson_limit(mean: float, n: float, z: ArrayLike) -> Floats:
     """The mean at which `mean` would lie -z standard errors away: the upper limit for z > 0, the lower for z < 0."""
     z = np.asarray(z, dtype=np.float64)
     root = np.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
-    return np.clip((mean + z**2 / (2 * n) + z * root) / (1 + z**2 / n), 0.0, 1.0)
+    limit: Floats = np.clip((mean + z**2 / (2 * n) + z * root) / (1 + z**2 / n), 0.0, 1.0)
+    return limit
 
 
 # ---- Paired differences ---------------------------------------------------------------------------------------------------------
@@ -240,9 +243,9 @@ def score_replicates(
     mean, n = float(array.mean()), array.shape[1]
     deviations = _deviations([_Arm(array, 1.0, seed_weights)], prompt_weights, confidence)
     variance = float(deviations.var())
-    own = 1 / (n + 1) if variance > 0 else 1.0
-    noise = rng.standard_normal(len(deviations))
-    errors = math.sqrt(own) * noise + (math.sqrt((1 - own) / variance) * deviations if variance > 0 else 0.0)
+    errors = rng.standard_normal(len(deviations))
+    if variance > _ROUNDING:
+        errors = math.sqrt(1 / (n + 1)) * errors + math.sqrt(n / (n + 1) / variance) * deviations
     return _wilson_limit(mean, _effective_prompts(variance, mean * (1 - mean), n, len(array)), errors)
 
 
@@ -277,7 +280,7 @@ def _seed_noise(array: Floats) -> float:
     """Variance, in a prompt's mean over S seeds, that comes from what is peculiar to seed and prompt together; S > 1."""
     seeds, prompts = array.shape
     residuals = array - array.mean(axis=0) - array.mean(axis=1, keepdims=True) + array.mean()
-    return float(np.sum(residuals**2)) / ((seeds - 1) * max(prompts - 1, 1)) / seeds
+    return float(np.sum(residuals**2) / ((seeds - 1) * max(prompts - 1, 1) * seeds))
 
 
 def _without_noise(per_prompt: Floats, noise: float) -> float:
@@ -288,10 +291,10 @@ def _without_noise(per_prompt: Floats, noise: float) -> float:
 
 def _few_seeds_factor(arrays: list[Floats], confidence: float) -> float:
     """Student's quantile over the normal one for the seeds of these arms together (Welch): 2.2 for three seeds, 1.4 for five."""
-    variances = np.array([array.mean(axis=1).var(ddof=1) / len(array) for array in arrays])
+    variances: Floats = np.array([array.mean(axis=1).var(ddof=1) / len(array) for array in arrays])
     if variances.sum() == 0:
         return 1.0
-    freedom = variances.sum() ** 2 / np.sum(variances**2 / np.array([len(array) - 1 for array in arrays]))
+    freedom = float(variances.sum() ** 2 / np.sum(variances**2 / np.array([len(array) - 1 for array in arrays])))
     tail = (1 - confidence) / 2
     return float(stdtrit(freedom, tail) / ndtri(tail))
 

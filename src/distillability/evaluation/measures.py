@@ -86,9 +86,12 @@ class Measure:
         return cls(interval.value, interval.low, interval.high, interval.n, interval.method, None, chosen or {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
-    """Correctness of one arm's students: `test` [S, N], and `validate` [S, M] of the same students wherever a choice is made."""
+    """Correctness of one arm's students: `test` [S, N], and `validate` [S, M] of the same students wherever a choice is made.
+
+    One object is one set of students: pass the same object where the same students stand in two places.
+    """
 
     test: Floats
     validate: Floats | None = None
@@ -205,7 +208,7 @@ def attack_yield(
     gap = _above_floor(plain[chosen["plain"]], floor[chosen["floor"]], rng=rng, resamples=resamples, confidence=confidence)
     if gap.low < SMALLEST_GAP:
         reason = (
-            f"{chosen['plain']} − floor ({chosen['floor']}) is {gap.value:.3f} with a lower bound of {gap.low:.3f}, under {SMALLEST_GAP:.2f}: "
+            f"{chosen['plain']} − floor ({chosen['floor']}) is {gap.value:.3f}, its lower bound {gap.low:.3f}, under {SMALLEST_GAP:.2f}: "
             "too little was taught to say what share is left"
         )
         return Measure(None, None, None, measure.n, measure.method, reason, chosen)
@@ -282,13 +285,13 @@ def _resample_pools(
     """The best of each pool. Replicates share their prompts across all arms; an arm that sits in two pools is resampled once."""
     arms = [candidate for pool in pools.values() for candidate in pool.values() if isinstance(candidate, Scores)]
     weights = {split: resample_prompts(n, resamples, rng) for split, n in _prompts(arms).items()}
-    drawn: dict[int, dict[str, Floats]] = {}
+    drawn: dict[Scores, dict[str, Floats]] = {}
     for arm in arms:
-        if id(arm) not in drawn:
-            drawn[id(arm)] = _resample_arm(arm, weights, rng, confidence)
+        if arm not in drawn:
+            drawn[arm] = _resample_arm(arm, weights, rng, confidence)
 
     def replicates(candidate: Candidate, split: str) -> Floats:
-        return drawn[id(candidate)][split] if isinstance(candidate, Scores) else np.full(resamples, candidate)
+        return drawn[candidate][split] if isinstance(candidate, Scores) else np.full(resamples, candidate)
 
     parts = {}
     for label, pool in pools.items():
