@@ -145,7 +145,7 @@ def test_common_prompts_cancel_in_a_two_way_difference() -> None:
 def test_replicates_of_a_mean_have_wilsons_quantiles() -> None:
     array = yes_no(ones=30, n=200)[None]
     replicates = score_replicates(
-        array, prompt_weights=resample_prompts(200, 8000, rng(8)), seed_weights=resample_seeds(1, 8000, rng(9)), rng=rng(10)
+        array, prompt_weights=resample_prompts(200, 8000, rng(8)), seed_weights=resample_seeds(1, 8000, rng(9)), widening=1.0, rng=rng(10)
     )
     assert tuple(np.quantile(replicates, [0.025, 0.975])) == pytest.approx(bounds(wilson(30, 200)), abs=5e-3)
 

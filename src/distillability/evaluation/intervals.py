@@ -27,6 +27,7 @@ __all__ = [
     "Interval",
     "Side",
     "correctness",
+    "few_seeds_factor",
     "paired_difference",
     "paired_difference_from_counts",
     "prompt_mean",
@@ -209,7 +210,8 @@ def two_way_mean(values: ArrayLike, *, rng: np.random.Generator, resamples: int 
     array = correctness(values, "two_way_mean")
     mean, (seeds, n) = float(array.mean()), array.shape
     prompt_weights = resample_prompts(n, resamples, rng)
-    deviations = _deviations([_Arm(array, 1.0, resample_seeds(seeds, resamples, rng))], prompt_weights, confidence)
+    widening = few_seeds_factor([(array, 1.0)], confidence)
+    deviations = _deviations([_Arm(array, 1.0, resample_seeds(seeds, resamples, rng))], prompt_weights, widening)
     n_effective = _effective_prompts(float(deviations.var()), mean * (1 - mean), n, seeds)
     return _mean_interval(mean, n_effective, n, confidence, "two-sided", True, f"{two_way_name(seeds)}, Wilson score")
 
@@ -223,25 +225,24 @@ def two_way_difference(
     n = ours.shape[1]
     prompt_weights = resample_prompts(n, resamples, rng)
     arms = [_Arm(array, sign, resample_seeds(len(array), resamples, rng)) for array, sign in ((ours, 1.0), (theirs, -1.0))]
-    deviations = _deviations(arms, prompt_weights, confidence)
+    deviations = _deviations(arms, prompt_weights, few_seeds_factor([(ours, 1.0), (theirs, -1.0)], confidence))
     gain, loss, ceiling = _gain_and_loss(ours, theirs)
     n_effective = _effective_prompts(float(deviations.var()), ceiling, n, min(len(ours), len(theirs)))
     method = f"{two_way_name(len(ours), len(theirs))}, Tango score"
     return _difference_interval(gain, loss, n_effective, n, confidence, "two-sided", method)
 
 
-def score_replicates(
-    array: Floats, *, prompt_weights: Floats, seed_weights: Floats, rng: np.random.Generator, confidence: float = 0.95
-) -> Floats:
+def score_replicates(array: Floats, *, prompt_weights: Floats, seed_weights: Floats, widening: float, rng: np.random.Generator) -> Floats:
     """Replicates [R] of the mean of [S, N], spread as Wilson's interval is: for any statistic of several means, a ratio for instance.
 
     prompt_weights [R, N] (`resample_prompts`) are common to all arms measured on the same prompts, which keeps them paired; seed_weights
-    [R, S] (`resample_seeds`) are an arm's own, and the same wherever the same students answer. Each replicate is the Wilson limit as many
-    standard errors away as the bootstrap's, so that quantiles of the replicates are Wilson limits, and an arm that is all right or all
-    wrong still varies. A small part of the noise, that of one prompt, is the arm's own: two arms that agree are not proven equal.
+    [R, S] (`resample_seeds`) are an arm's own, the same wherever the same students answer; widening is the `few_seeds_factor` of the whole
+    statistic. Each replicate is the Wilson limit as many standard errors away as the bootstrap's, so that quantiles of the replicates are
+    Wilson limits, and an arm that is all right or all wrong still varies. A small part of the noise, that of one prompt, is the arm's own:
+    two arms that agree are not proven equal.
     """
     mean, n = float(array.mean()), array.shape[1]
-    deviations = _deviations([_Arm(array, 1.0, seed_weights)], prompt_weights, confidence)
+    deviations = _deviations([_Arm(array, 1.0, seed_weights)], prompt_weights, widening)
     variance = float(deviations.var())
     errors = rng.standard_normal(len(deviations))
     if variance > _ROUNDING:
@@ -260,7 +261,7 @@ def resample_seeds(seeds: int, resamples: int, rng: np.random.Generator) -> Floa
     return rng.standard_normal((resamples, seeds)) / math.sqrt(seeds * max(seeds - 1, 1))
 
 
-def _deviations(arms: Sequence[_Arm], prompt_weights: Floats, confidence: float) -> Floats:
+def _deviations(arms: Sequence[_Arm], prompt_weights: Floats, widening: float) -> Floats:
     """Replicates [R], around 0, of the sum of `sign * mean` over arms that share their prompts but not their students.
 
     Their variance is that of prompts, which resampled prompts bring, plus that of seeds, which Gaussian multipliers bring, widened by
@@ -269,7 +270,6 @@ def _deviations(arms: Sequence[_Arm], prompt_weights: Floats, confidence: float)
     per_prompt: Floats = np.sum([arm.sign * arm.array.mean(axis=0) for arm in arms], axis=0)
     repeated = [arm for arm in arms if len(arm.array) > 1]
     deviations = prompt_weights @ per_prompt * _without_noise(per_prompt, sum(_seed_noise(arm.array) for arm in repeated))
-    widening = _few_seeds_factor([arm.array for arm in repeated], confidence)
     for arm in repeated:
         effects = arm.array.mean(axis=1) - arm.array.mean()
         deviations = deviations + arm.sign * widening * (arm.seed_weights @ effects)
@@ -289,13 +289,17 @@ def _without_noise(per_prompt: Floats, noise: float) -> float:
     return math.sqrt(max(1 - noise / observed, 0.0)) if observed > 0 else 0.0
 
 
-def _few_seeds_factor(arrays: list[Floats], confidence: float) -> float:
-    """Student's quantile over the normal one for the seeds of these arms together (Welch): 2.2 for three seeds, 1.4 for five."""
-    variances: Floats = np.array([array.mean(axis=1).var(ddof=1) / len(array) for array in arrays])
-    if variances.sum() == 0:
+def few_seeds_factor(arms: Sequence[tuple[Floats, float]], confidence: float = 0.95) -> float:
+    """Student's quantile over the normal one for a sum of `weight * mean` over arms [S, N]: 2.2 for one arm of three seeds, 1.4 for five.
+
+    Several arms pool what they know of their seeds' variance (Welch-Satterthwaite). 1 where no arm has seeds that differ.
+    """
+    parts = [(weight**2 * array.mean(axis=1).var(ddof=1) / len(array), len(array) - 1) for array, weight in arms if len(array) > 1]
+    variances: Floats = np.array([variance for variance, _ in parts])
+    if variances.sum() <= _ROUNDING:
         return 1.0
-    freedom = float(variances.sum() ** 2 / np.sum(variances**2 / np.array([len(array) - 1 for array in arrays])))
-    tail = (1 - confidence) / 2
+    freedom = float(variances.sum() ** 2 / np.sum(variances**2 / np.array([freedom for _, freedom in parts])))
+    tail = _tail(confidence, "two-sided")
     return float(stdtrit(freedom, tail) / ndtri(tail))
 
 

@@ -8,8 +8,8 @@ None with a reason, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from distillability.evaluation.intervals import (
     Interval,
     Side,
     correctness,
+    few_seeds_factor,
     paired_difference,
     resample_prompts,
     resample_seeds,
@@ -58,7 +59,7 @@ ELICITATIONS = ("undistillable_prefilled", "undistillable_few_shot")
 NOT_FREE = ("gold_steps", "plain_prefilled_oracle")  # ceilings: no query buys them
 TEACHER_BARS: dict[Decoding, float] = {"greedy": -0.015, "sampled": -0.02}
 TEACHER_PROMPTS = 4000
-_SMALLEST_REPLICATE = 0.01  # a replicate's denominator at or below 0 would flip the ratio's sign: count it as very large instead
+_SMALLEST_REPLICATE = 0.01  # a replicate whose denominator is 0 or less would flip the sign: let the ratio be large instead
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,8 @@ def gap_closed(
     if gap.value < SMALLEST_GAP:
         reason = f"teacher − plain student is {gap.value:.3f}, under {SMALLEST_GAP:.2f}: no gap to close"
         return GapClosed(difference, Measure(None, None, None, difference.n, difference.method, reason))
-    pools = {"d": {"d": Scores(correctness(distillable))}, "p": {"p": Scores(correctness(plain))}, "t": {"t": Scores(correctness(teacher))}}
-    parts = _resample_pools(pools, **options)
-    ratio = _ratio(parts["d"], parts["p"], parts["t"], confidence)
+    d, p, t = (Scores(correctness(values)) for values in (distillable, plain, teacher))
+    ratio = replace(_ratio(above={"d": d}, base={"p": p}, whole={"t": t}, **options)[0], chosen={})
     if gap.low <= 0:
         reason = f"no bounds: teacher − plain student may be {gap.low:.3f}"
         ratio = Measure(ratio.value, None, None, ratio.n, ratio.method, reason)
@@ -202,17 +202,17 @@ def attack_yield(
     Attackers and floor are selected on the validate split, again in every replicate; the bootstrap over prompts and seeds is of the whole
     ratio. Missing, with a reason, where the lower bound of the denominator is under 0.10.
     """
-    parts = _resample_pools({"guard": guard, "plain": plain, "floor": floor}, rng=rng, resamples=resamples, confidence=confidence)
-    chosen = {name: part.name for name, part in parts.items()}
-    measure = _ratio(parts["guard"], parts["floor"], parts["plain"], confidence, chosen)
-    gap = _above_floor(plain[chosen["plain"]], floor[chosen["floor"]], rng=rng, resamples=resamples, confidence=confidence)
+    options: dict[str, Any] = {"rng": rng, "resamples": resamples, "confidence": confidence}
+    measure, (_, base, whole) = _ratio(above=guard, base=floor, whole=plain, **options)
+    chosen = {"guard": measure.chosen["above"], "plain": measure.chosen["whole"], "floor": measure.chosen["base"]}
+    gap = _above_floor(whole, base, **options)
     if gap.low < SMALLEST_GAP:
         reason = (
             f"{chosen['plain']} − floor ({chosen['floor']}) is {gap.value:.3f}, its lower bound {gap.low:.3f}, under {SMALLEST_GAP:.2f}: "
             "too little was taught to say what share is left"
         )
         return Measure(None, None, None, measure.n, measure.method, reason, chosen)
-    return measure
+    return replace(measure, chosen=chosen)
 
 
 def elicited_yield(
@@ -268,51 +268,59 @@ def teacher_kept(
 # ---- Selection and ratio --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One term of a ratio: who was chosen, the test value, and replicates [R] in which the choice was made anew."""
-
-    name: str
-    value: float
-    replicates: Floats
-    n: int
-    seeds: int
-
-
-def _resample_pools(
-    pools: Mapping[str, Mapping[str, Candidate]], *, rng: np.random.Generator, resamples: int, confidence: float
-) -> dict[str, _Part]:
-    """The best of each pool. Replicates share their prompts across all arms; an arm that sits in two pools is resampled once."""
-    arms = [candidate for pool in pools.values() for candidate in pool.values() if isinstance(candidate, Scores)]
-    weights = {split: resample_prompts(n, resamples, rng) for split, n in _prompts(arms).items()}
-    drawn: dict[Scores, dict[str, Floats]] = {}
-    for arm in arms:
-        if arm not in drawn:
-            drawn[arm] = _resample_arm(arm, weights, rng, confidence)
-
-    def replicates(candidate: Candidate, split: str) -> Floats:
-        return drawn[candidate][split] if isinstance(candidate, Scores) else np.full(resamples, candidate)
-
-    parts = {}
-    for label, pool in pools.items():
-        best = _best(pool, label)
-        candidates = list(pool.values())
-        tested = np.stack([replicates(candidate, "test") for candidate in candidates])
-        if len(candidates) > 1:
-            ranked = np.stack([replicates(candidate, "validate") for candidate in candidates])
-            tested = np.take_along_axis(tested, ranked.argmax(axis=0)[None], axis=0)
-        chosen = pool[best]
-        seeds = len(chosen.test) if isinstance(chosen, Scores) else 1
-        parts[label] = _Part(best, _mean(chosen, "test"), tested[0], weights["test"].shape[1], seeds)
-    return parts
+def _ratio(
+    *,
+    above: Mapping[str, Candidate],
+    base: Mapping[str, Candidate],
+    whole: Mapping[str, Candidate],
+    rng: np.random.Generator,
+    resamples: int,
+    confidence: float,
+) -> tuple[Measure, tuple[Candidate, Candidate, Candidate]]:
+    """(above - base)/(whole - base) of the best of each pool, with percentile bounds, and the three that were chosen."""
+    pools = {"above": above, "base": base, "whole": whole}
+    chosen = {label: _best(pool, label) for label, pool in pools.items()}
+    best = (above[chosen["above"]], base[chosen["base"]], whole[chosen["whole"]])
+    a, b, w = (_mean(candidate, "test") for candidate in best)
+    n, seeds = _shape(best)
+    method = f"{two_way_name(*seeds)} of the whole ratio, percentile"
+    if w <= b:
+        return Measure(None, None, None, n, method, f"the denominator is {w - b:.3f}", chosen), best
+    value = (a - b) / (w - b)
+    sensitivities = zip(best, (1.0, value - 1, -value), strict=True)
+    widening = few_seeds_factor([(arm.test, weight) for arm, weight in sensitivities if isinstance(arm, Scores)], confidence)
+    drawn = _resample_pools(list(pools.values()), rng=rng, resamples=resamples, widening=widening)
+    replicates = (drawn[0] - drawn[1]) / np.maximum(drawn[2] - drawn[1], _SMALLEST_REPLICATE)
+    low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Measure(value, min(float(low), value), max(float(high), value), n, method, None, chosen), best
 
 
-def _resample_arm(arm: Scores, weights: Mapping[str, Floats], rng: np.random.Generator, confidence: float) -> dict[str, Floats]:
+def _resample_pools(pools: list[Mapping[str, Candidate]], *, rng: np.random.Generator, resamples: int, widening: float) -> list[Floats]:
+    """Replicates [R] of the test mean of each pool's best, chosen anew on the validate replicates.
+
+    All arms share their resampled prompts, and an arm that sits in two pools is resampled once.
+    """
+    arms = dict.fromkeys(candidate for pool in pools for candidate in pool.values() if isinstance(candidate, Scores))
+    weights = {split: resample_prompts(n, resamples, rng) for split, n in _prompts(list(arms)).items()}
+    drawn = {arm: _resample_arm(arm, weights, rng, widening) for arm in arms}
+
+    def replicates(pool: Mapping[str, Candidate], split: str) -> Floats:
+        return np.stack([drawn[arm][split] if isinstance(arm, Scores) else np.full(resamples, arm) for arm in pool.values()])
+
+    return [
+        replicates(pool, "test")[replicates(pool, "validate").argmax(axis=0), np.arange(resamples)]
+        if len(pool) > 1
+        else replicates(pool, "test")[0]
+        for pool in pools
+    ]
+
+
+def _resample_arm(arm: Scores, weights: Mapping[str, Floats], rng: np.random.Generator, widening: float) -> dict[str, Floats]:
     """Replicates [R] of an arm on each split it was measured on; the seeds' luck is the same on both, the prompts' is not."""
     seed_weights = resample_seeds(len(arm.test), len(weights["test"]), rng)
     splits = {"test": arm.test} if arm.validate is None else {"test": arm.test, "validate": arm.validate}
     return {
-        split: score_replicates(array, prompt_weights=weights[split], seed_weights=seed_weights, rng=rng, confidence=confidence)
+        split: score_replicates(array, prompt_weights=weights[split], seed_weights=seed_weights, widening=widening, rng=rng)
         for split, array in splits.items()
     }
 
@@ -346,24 +354,20 @@ def _mean(candidate: Candidate, split: str) -> float:
     return float(getattr(candidate, split).mean()) if isinstance(candidate, Scores) else candidate
 
 
-def _above_floor(scores: Scores, base: Candidate, *, rng: np.random.Generator, resamples: int, confidence: float) -> Interval:
+def _above_floor(scores: Candidate, base: Candidate, *, rng: np.random.Generator, resamples: int, confidence: float) -> Interval:
     """Interval of p − b; a chance level shifts p's own interval."""
+    if not isinstance(scores, Scores):
+        raise UserError.single("plain", f"an attack scored {scores} without students", "give its correctness, [seeds, prompts]")
     if isinstance(base, Scores):
         return two_way_difference(scores.test, base.test, rng=rng, resamples=resamples, confidence=confidence)
     mean = two_way_mean(scores.test, rng=rng, resamples=resamples, confidence=confidence)
     return Interval(mean.value - base, mean.low - base, mean.high - base, mean.method, mean.n)
 
 
-def _ratio(above: _Part, base: _Part, whole: _Part, confidence: float, chosen: Mapping[str, str] | None = None) -> Measure:
-    """(above − base)/(whole − base) with percentile bounds of its replicates; infinite bounds are impossible, see _SMALLEST_REPLICATE."""
-    method = f"{two_way_name(above.seeds, whole.seeds)} of the whole ratio, percentile"
-    denominator = whole.value - base.value
-    if denominator <= 0:
-        return Measure(None, None, None, above.n, method, f"the denominator is {denominator:.3f}", chosen or {})
-    value = (above.value - base.value) / denominator
-    replicates = (above.replicates - base.replicates) / np.maximum(whole.replicates - base.replicates, _SMALLEST_REPLICATE)
-    low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Measure(value, min(float(low), value), max(float(high), value), above.n, method, None, chosen or {})
+def _shape(best: Sequence[Candidate]) -> tuple[int, list[int]]:
+    """Test prompts, and the seeds of each arm."""
+    arms = [candidate for candidate in best if isinstance(candidate, Scores)]
+    return _prompts(arms)["test"], [len(arm.test) for arm in arms]
 
 
 def _free(pool: Mapping[str, Any], label: str) -> None:
