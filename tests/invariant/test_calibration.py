@@ -32,7 +32,7 @@ def _calibrate(tiny: dict[str, Path], folder: Path, knob: float, settings: Calib
         teacher=Teacher(knob=knob),
         settings=settings.model_copy(update=changes),
         scale=1.0,
-        max_completion_length=12,
+        max_completion_length=40,
         seed=7,
         autocast_dtype=None,
         folder=folder,
@@ -46,7 +46,7 @@ def _weights(folder: Path) -> torch.Tensor:
 def _stock(tiny: dict[str, Path], folder: Path) -> GRPOTrainer:
     """TRL's own trainer with the task reward, group-normalised, and nothing of ours but the numbers in the config."""
     loaded = load_model(tiny["teacher"])
-    args = module._grpo_config(SETTINGS, loaded, 12, 7, None, folder)
+    args = module._grpo_config(SETTINGS, loaded, 40, 7, None, folder)
     args.scale_rewards, args.logging_steps = "group", 1
 
     def reward(completions: Any, completion_ids: Any, **_: Any) -> list[float]:

@@ -143,6 +143,15 @@ class Evaluate(_Strict):
     resamples: int = Field(2000, ge=100)
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
+    @model_validator(mode="after")
+    def _teachers_cover_students(self) -> Evaluate:
+        """Students are compared with the plain teacher on the same prompts and decodings."""
+        if self.teacher_prompts < self.student_prompts:
+            raise ValueError(f"teacher_prompts ({self.teacher_prompts}) must be at least student_prompts ({self.student_prompts})")
+        if self.student_samples and not self.teacher_samples:
+            raise ValueError("student_samples needs teacher_samples of at least 1 to be compared with")
+        return self
+
 
 class Recipe(_Strict):
     """A whole run."""

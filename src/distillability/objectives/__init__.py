@@ -10,9 +10,7 @@ from distillability.objectives.seqkd import SeqKD
 
 __all__ = ["OBJECTIVES", "Objective", "ObjectiveOutput", "build_objective"]
 
-OBJECTIVES: dict[str, Objective] = {
-    objective.name: objective for objective in (SeqKD(), ForwardKL(), ReverseKL(), JSD())
-}
+OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in (SeqKD(), ForwardKL(), ReverseKL(), JSD())}
 
 
 def build_objective(name: str, *, jsd_weight: float = 0.5) -> Objective:

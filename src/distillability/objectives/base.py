@@ -28,9 +28,7 @@ class Objective(Protocol):
     @property
     def needs_teacher_logits(self) -> bool: ...
 
-    def __call__(
-        self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor
-    ) -> ObjectiveOutput:
+    def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
         """student_logits and teacher_logits [N, V] at the N valid positions, target_ids [N] the tokens of the trace."""
         ...
 

@@ -20,9 +20,7 @@ class JSD:
     name: str = "jsd"
     needs_teacher_logits: bool = True
 
-    def __call__(
-        self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor
-    ) -> ObjectiveOutput:
+    def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
         teacher = required(self.name, teacher_logits)
         divergence = jsd(teacher_logits=teacher, student_logits=student_logits, teacher_weight=self.teacher_weight)
         return ObjectiveOutput(divergence.sum(), target_ids.numel())

@@ -19,8 +19,6 @@ class ReverseKL:
     name: str = "reverse_kl"
     needs_teacher_logits: bool = True
 
-    def __call__(
-        self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor
-    ) -> ObjectiveOutput:
+    def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
         divergence = reverse_kl(teacher_logits=required(self.name, teacher_logits), student_logits=student_logits)
         return ObjectiveOutput(divergence.sum(), target_ids.numel())

@@ -18,8 +18,6 @@ class SeqKD:
     name: str = "seqkd"
     needs_teacher_logits: bool = False
 
-    def __call__(
-        self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor
-    ) -> ObjectiveOutput:
+    def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
         wide = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
         return ObjectiveOutput(torch.nn.functional.cross_entropy(wide, target_ids, reduction="sum"), target_ids.numel())

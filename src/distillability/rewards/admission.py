@@ -81,7 +81,9 @@ def _prefers_right(proxy: Sequence[Likelihood | None], right: Sequence[bool], pl
         note = f"{len(bad)} wrong texts of the teacher's own and {len(extra)} with planted errors"
         bad += extra
     if len(bad) < _MIN_WRONG or not good:
-        return Check(name, None, _MIN_AUC, None, len(bad), f"{len(good)} right and {len(bad)} wrong texts; at least {_MIN_WRONG} wrong are needed")
+        return Check(
+            name, None, _MIN_AUC, None, len(bad), f"{len(good)} right and {len(bad)} wrong texts; at least {_MIN_WRONG} wrong are needed"
+        )
     value = auc(_per_byte(good), _per_byte(bad))
     return Check(name, value, _MIN_AUC, value is not None and value >= _MIN_AUC, len(bad), note)
 

@@ -14,9 +14,7 @@ __all__ = ["Normaliser", "compatibility"]
 Normaliser = Literal["none", "bytes", "characters", "tokens"]
 
 
-def compatibility(
-    proxy: Sequence[Likelihood | None], reference: Sequence[Likelihood | None], normaliser: Normaliser
-) -> torch.Tensor:
+def compatibility(proxy: Sequence[Likelihood | None], reference: Sequence[Likelihood | None], normaliser: Normaliser) -> torch.Tensor:
     """C(x, y) = (log P(y|x) − log π_ref(y|x)) / n(y), [N] float64, nan where either model could not score the text.
 
     Args:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from distillability.config.sources import parse_source
 from distillability.evaluation.harness import Evaluation, evaluate_model
 from distillability.files import write_json, write_jsonl
 from distillability.models.load import LoadedModel, initialise_student
@@ -37,7 +36,12 @@ def evaluation_jobs(context: TaskContext) -> list[Job]:
     for seed in sorted({student.seed for student in wanted}):
         proof = student_before_file(context, seed)
         jobs.append(
-            Job(f"{context.task_name}: student before, seed {seed}", proof, _evaluate_before, {"context": context, "seed": seed, "proof": proof})
+            Job(
+                f"{context.task_name}: student before, seed {seed}",
+                proof,
+                _evaluate_before,
+                {"context": context, "seed": seed, "proof": proof},
+            )
         )
     for student in wanted:
         proof = student_file(context, student)
@@ -138,9 +142,7 @@ def _evaluate_small(context: TaskContext, loaded: LoadedModel, proof: Path, *see
         "test": {"greedy": greedy.summary()},
     }
     if settings.student_samples:
-        found["test"]["sampled"] = _evaluate(
-            context, loaded, "test", settings.student_prompts, settings.student_samples, *seed
-        ).summary()
+        found["test"]["sampled"] = _evaluate(context, loaded, "test", settings.student_prompts, settings.student_samples, *seed).summary()
     _write_samples(context, greedy, proof)
     write_json(proof, found)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,15 +14,15 @@ from distillability.files import read_json, read_jsonl, write_jsonl
 from distillability.results import Budget, Results, Row, RunInfo, write_results
 from distillability.stages.comparisons import comparison_rows
 from distillability.stages.context import TaskContext
-from distillability.stages.distill import Student, students
+from distillability.stages.distill import Student
 from distillability.stages.evaluate import (
     samples_file,
-    student_before_file,
     student_file,
     teacher_file,
 )
 from distillability.stages.folder import RunFolder
 from distillability.stages.layout import calibration_folder, traces_file
+from distillability.stages.measured import Measured
 
 __all__ = ["summarise"]
 
@@ -54,65 +51,6 @@ def summarise(contexts: Sequence[TaskContext], folder: RunFolder) -> None:
     )
     write_jsonl(folder.path / "samples.jsonl", (sample for context in contexts for sample in _samples(Measured(context))))
     write_results(Results(run=info, rows=rows), folder.path / "results.json")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What has been evaluated of one task; arrays are read once."""
-
-    context: TaskContext
-    _read: dict[Path, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def task(self) -> str:
-        return self.context.task_name
-
-    @cached_property
-    def teachers(self) -> list[tuple[str, int | None]]:
-        """Teachers in the order of their knob, the plain one first."""
-        settings = self.context.recipe.calibrate
-        names = sorted(settings.teachers, key=lambda name: settings.teachers[name].knob)
-        every = [("plain", None), *((name, number) for name in names for number in range(settings.calibrations))]
-        return [(name, number) for name, number in every if teacher_file(self.context, name, number).is_file()]
-
-    @cached_property
-    def students(self) -> list[Student]:
-        return [student for student in students(self.context) if student_file(self.context, student).is_file()]
-
-    @property
-    def complete(self) -> bool:
-        settings = self.context.recipe.calibrate
-        every_teacher = 1 + len(settings.teachers) * settings.calibrations
-        return len(self.teachers) == every_teacher and len(self.students) == len(students(self.context))
-
-    def knob(self, source: str) -> float | None:
-        """The knob of the teacher that a source asks; None where no calibration is involved."""
-        teacher = self.context.recipe.calibrate.teachers.get(self.context.source(source).teacher or "")
-        return teacher.knob if teacher else None
-
-    def proxy(self, source: str) -> str | None:
-        asked = self.context.recipe.calibrate.teachers.get(self.context.source(source).teacher or "")
-        return self.context.config.proxy if asked and asked.reward == "compatibility" else None
-
-    def read(self, file: Path) -> dict[str, Any]:
-        if file not in self._read:
-            self._read[file] = read_json(file)
-        return self._read[file]
-
-    def teacher(self, name: str, calibration: int | None) -> dict[str, Any]:
-        return self.read(teacher_file(self.context, name, calibration))
-
-    def student(self, student: Student) -> dict[str, Any]:
-        return self.read(student_file(self.context, student))
-
-    def before(self) -> list[dict[str, Any]]:
-        """The untrained student, once a seed."""
-        seeds = range(max((arm.seeds for arm in self.context.recipe.distill.arms), default=0))
-        files = [student_before_file(self.context, seed) for seed in seeds]
-        return [self.read(file) for file in files if file.is_file()]
-
-    def rng(self, *what: object) -> np.random.Generator:
-        return np.random.default_rng(self.context.seed("bootstrap", *what))
 
 
 def _interval_fields(interval: Interval) -> dict[str, Any]:
@@ -267,7 +205,5 @@ def _samples(measured: Measured) -> Iterator[dict[str, Any]]:
     told = [(speaker, read_jsonl(file)) for speaker, file in speakers]
     for index in range(min((len(rows) for _, rows in told), default=0)):
         first = told[0][1][index]
-        texts = [
-            speaker | {key: rows[index][key] for key in ("text", "right", "right_steps", "mode")} for speaker, rows in told
-        ]
+        texts = [speaker | {key: rows[index][key] for key in ("text", "right", "right_steps", "mode")} for speaker, rows in told]
         yield {"task": measured.task, "prompt": first["prompt"], "answer": first["answer"], "texts": texts}

@@ -162,10 +162,11 @@ class _StepRecord(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         anchor = self.trainer.pop_anchor()
-        metrics = self.trainer.reward.metrics
-        self.trainer.metrics_file.append(
-            {"step": state.global_step, **metrics, "anchor_nats": anchor, "seconds": time.perf_counter() - self.started}
-        )
+        if state.is_world_process_zero:
+            seconds = time.perf_counter() - self.started
+            self.trainer.metrics_file.append(
+                {"step": state.global_step, **self.trainer.reward.metrics, "anchor_nats": anchor, "seconds": seconds}
+            )
         self.progress(state.global_step, state.max_steps)
         if anchor is not None and not math.isfinite(anchor):
             raise FloatingPointError(f"the anchor is {anchor} at step {state.global_step}: the policy has left the finite")

@@ -151,7 +151,7 @@ class _Record(TrainerCallback):
         self.started = time.perf_counter()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any) -> None:
-        if logs and "loss" in logs:
+        if logs and "loss" in logs and state.is_world_process_zero:
             self.metrics_file.append({"step": state.global_step, "loss": logs["loss"], "grad_norm": float(logs["grad_norm"])})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

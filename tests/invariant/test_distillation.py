@@ -1,0 +1,157 @@
+"""A student does not depend on how its batches are cut, on whether the teacher was recorded, or on having been killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from distillability.files import read_jsonl
+from distillability.models.load import load_model
+from distillability.objectives import OBJECTIVES
+from distillability.tasks import Maths
+from distillability.training import distill as module
+from distillability.training.distill import StudentSettings, distill_student
+from distillability.training.signals import RecordedSignals, record_signals
+from distillability.types import Trace
+
+TASK = Maths()
+PROMPTS = TASK.prompts("query", 32)
+# Uneven lengths, so that a mean of means would show.
+TRACES = [
+    Trace(prompt.id, prompt.text, TASK.render(prompt, "remark_easy") if index % 3 else TASK.gold_answer(prompt))
+    for index, prompt in enumerate(PROMPTS)
+]
+
+
+def _settings(**changes: Any) -> StudentSettings:
+    common: dict[str, Any] = {
+        "steps": 4,
+        "batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 1e-2,
+        "warmup_steps": 1,
+        "on_policy_share": 0.0,
+        "max_completion_length": 20,
+        "save_steps": 2,
+        "seed": 5,
+    }
+    return StudentSettings(**common | changes)
+
+
+def _distil(
+    tiny: dict[str, Path], folder: Path, objective: str, settings: StudentSettings, recorded: bool = True, traces: list[Trace] = TRACES
+) -> list[dict[str, Any]]:
+    teacher = load_model(tiny["teacher"])
+    needed = OBJECTIVES[objective].needs_teacher_logits
+    distill_student(
+        student=load_model(tiny["student"]),
+        objective=OBJECTIVES[objective],
+        traces=traces,
+        signals=record_signals(teacher, traces) if needed and recorded else None,
+        teacher=teacher if needed and (not recorded or settings.on_policy_share) else None,
+        settings=settings,
+        autocast_dtype=None,
+        folder=folder,
+    )
+    return read_jsonl(folder / "metrics.jsonl")
+
+
+def _weights(folder: Path) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in load_model(folder / "model").model.parameters()])
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_accumulation_changes_neither_loss_nor_gradient(tiny: dict[str, Path], tmp_path: Path, objective: str) -> None:
+    runs = {}
+    for batch, accumulation in ((8, 1), (4, 2), (1, 8)):
+        settings = _settings(batch_size=batch, gradient_accumulation_steps=accumulation)
+        runs[batch] = _distil(tiny, tmp_path / str(batch), objective, settings)
+    for batch in (4, 1):
+        for ours, whole in zip(runs[batch], runs[8], strict=True):
+            assert ours["loss"] == pytest.approx(whole["loss"], rel=2e-4, abs=1e-6)
+            assert ours["grad_norm"] == pytest.approx(whole["grad_norm"], rel=2e-3)
+        assert torch.allclose(_weights(tmp_path / str(batch)), _weights(tmp_path / "8"), atol=3e-4)
+
+
+def test_recorded_signals_are_the_live_teacher(tiny: dict[str, Path], tmp_path: Path) -> None:
+    recorded = _distil(tiny, tmp_path / "recorded", "forward_kl", _settings())
+    live = _distil(tiny, tmp_path / "live", "forward_kl", _settings(), recorded=False)
+    for a, b in zip(recorded, live, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=3e-3)
+
+
+def test_recorded_signals_survive_the_disk_and_a_smaller_budget(tiny: dict[str, Path], tmp_path: Path) -> None:
+    teacher = load_model(tiny["teacher"])
+    signals = record_signals(teacher, TRACES, batch_size=5)
+    signals.save(tmp_path / "signals.safetensors")
+    again = RecordedSignals.load(tmp_path / "signals.safetensors").first(7)
+    fewer = record_signals(teacher, TRACES[:7], batch_size=3)
+    assert torch.equal(again.offsets, fewer.offsets)
+    assert torch.allclose(again.logprobs.float(), fewer.logprobs.float(), atol=2e-2)
+    example = TASK.gold_answer(PROMPTS[0])
+    assert len(signals.rows(0)) == len(example) + 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_killed_student_resumes_to_the_same_weights(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    settings = _settings(on_policy_share=share, steps=6)
+    _distil(tiny, tmp_path / "whole", "jsd", settings)
+
+    class Killed(BaseException):
+        pass
+
+    def kill_in_step_4(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 3:
+            raise Killed
+        return compute_loss(self, *args, **kwargs)
+
+    compute_loss = module._StudentTrainer.compute_loss
+    monkeypatch.setattr(module._StudentTrainer, "compute_loss", kill_in_step_4)
+    with pytest.raises(Killed):
+        _distil(tiny, tmp_path / "killed", "jsd", settings)
+    monkeypatch.undo()
+    _distil(tiny, tmp_path / "killed", "jsd", settings)
+    assert torch.equal(_weights(tmp_path / "killed"), _weights(tmp_path / "whole"))
+    assert read_jsonl(tmp_path / "killed" / "metrics.jsonl") == read_jsonl(tmp_path / "whole" / "metrics.jsonl")
+
+
+def test_on_policy_steps_learn_from_other_texts(tiny: dict[str, Path], tmp_path: Path) -> None:
+    off = _distil(tiny, tmp_path / "off", "reverse_kl", _settings())
+    on = _distil(tiny, tmp_path / "on", "reverse_kl", _settings(on_policy_share=1.0))
+    assert [row["loss"] for row in off] != [row["loss"] for row in on]
+
+
+def test_truncated_texts_are_refused(tiny: dict[str, Path], tmp_path: Path) -> None:
+    cut = [*TRACES[:3], Trace("x", "1+1", ">1:1+", truncated=True)]
+    with pytest.raises(ValueError, match="complete traces"):
+        _distil(tiny, tmp_path, "seqkd", _settings(), traces=cut)
+
+
+def test_two_processes_are_one(tiny: dict[str, Path], tmp_path: Path) -> None:
+    one = _distil(tiny, tmp_path / "one", "forward_kl", _settings(batch_size=8))
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from pathlib import Path\n"
+        "from invariant import test_distillation as t\n"
+        f"tiny = {{name: Path(path) for name, path in {({k: str(v) for k, v in tiny.items()})!r}.items()}}\n"
+        f"t._distil(tiny, Path({str(tmp_path / 'two')!r}), 'forward_kl', t._settings(batch_size=4))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone", str(script)]
+    done = subprocess.run(command, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    two = read_jsonl(tmp_path / "two" / "metrics.jsonl")
+    for a, b in zip(two, one, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+    assert torch.allclose(_weights(tmp_path / "two"), _weights(tmp_path / "one"), atol=1e-4)

@@ -1,0 +1,127 @@
+"""The real command line on the lab's models: two steps of everything, and a run that is killed twice and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillability.results import read_results
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "recipes" / "smoke" / "maths.toml"
+COMMAND = [sys.executable, "-m", "distillability"]
+
+
+def _run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "smoke"
+    _run("run", str(SMOKE), "--out", str(folder))
+    return folder
+
+
+def test_every_row_that_the_recipe_asks_for_is_there(smoke: Path) -> None:
+    results = read_results(smoke / "results.json")
+    assert results.run.complete
+    students = {(row.source, row.objective) for row in results.rows if row.role == "student" and row.metric == "accuracy"}
+    for source in ("plain", "distillable", "undistillable"):
+        assert {(source, objective) for objective in ("seqkd", "forward_kl", "reverse_kl", "jsd")} <= students
+    for control in ("plain_best_of_8", "gold_steps", "undistillable_few_shot", "answer_only"):
+        assert (control, "seqkd") in students
+    teachers = {row.source for row in results.rows if row.role == "teacher" and row.split == "test"}
+    assert teachers == {"plain", "distillable", "undistillable", "knob_0", "length_only_up"}
+    metrics = {row.metric for row in results.rows}
+    assert {"anchor_nats", "nats_per_byte_under_plain", "kept", "gap_closed", "difference_to_plain", "headline_up"} <= metrics
+    assert {"elicited_yield", "oracle_elicited_yield", "yield", "teacher_right_steps_change"} <= metrics
+
+
+def test_missing_values_say_why(smoke: Path) -> None:
+    rows = [row for row in read_results(smoke / "results.json").rows if row.value is None]
+    assert rows
+    assert all(row.reason for row in rows)
+
+
+def test_the_report_is_there_and_can_be_made_again(smoke: Path) -> None:
+    before = (smoke / "report.html").read_text()
+    assert "<script src" not in before
+    _run("report", str(smoke))
+    assert (smoke / "report.md").is_file()
+    assert (smoke / "report.html").read_text() == before
+    assert json.loads(_run("show", str(smoke), "--json").stdout)
+
+
+def test_saved_teachers_load_in_plain_transformers(smoke: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = smoke / "calibrate" / "maths" / "distillable" / "seed-0" / "model"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "1+1+1+1+1"}], add_generation_prompt=True, return_tensors="pt")
+    ids = ids if hasattr(ids, "shape") else ids["input_ids"]
+    assert model.generate(ids, max_new_tokens=4, do_sample=False).shape[1] > ids.shape[1]
+    assert "knob | +1" in (folder / "README.md").read_text()
+
+
+def test_a_folder_in_use_is_refused(smoke: Path) -> None:
+    done = _run("run", str(SMOKE), "--out", str(smoke), check=False)
+    assert done.returncode == 2
+    assert "--resume" in done.stdout + done.stderr
+
+
+SMALL = [
+    "--set=distill.arms=[{sources=['plain','distillable'],objectives=['forward_kl']}]",
+    "--set=calibrate.teachers={distillable={knob=1.0}}",
+    "--set=calibrate.max_steps=4",
+    "--set=tasks.0.steps=40",
+    "--set=distill.save_steps=10",
+]
+
+
+def test_a_run_killed_in_calibrate_and_in_distil_resumes_to_the_same_results(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    _run("run", str(SMOKE), "--out", str(whole), *SMALL)
+    _kill_when(killed, "calibrate/maths/distillable/seed-0/checkpoints/checkpoint-2/trainer_state.json")
+    assert not (killed / "calibrate/maths/distillable/seed-0/done.json").exists()
+    _kill_when(killed, "distill/maths/plain/forward_kl/q16-s40/seed-0/checkpoints/checkpoint-10/trainer_state.json")
+    _run("run", str(SMOKE), "--out", str(killed), "--resume", *SMALL)
+    assert _without_times(killed) == _without_times(whole)
+
+
+def _kill_when(folder: Path, sign: str) -> None:
+    """Start or resume the run and kill it, not politely, as soon as a file is there."""
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(SMOKE), "--out", str(folder), "--resume", *SMALL],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 240
+    while not (folder / sign).exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline, f"{sign} never appeared"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _without_times(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / "results.json").read_text())
+    found["run"].pop("seconds")
+    for row in found["rows"]:
+        row.pop("seconds")
+        if row["metric"] == "calibration_seconds":
+            row["value"] = None
+    return dict(found)
