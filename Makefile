@@ -1,0 +1,33 @@
+# Everything from a fresh clone: `make lab` runs the main job, `make test` the tests. Needs Python >= 3.11 with venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LAB_RUN ?= runs/lab
+
+.PHONY: help lab test check clean
+help:
+	@echo "make lab    install into $(VENV) and run the main job on the embedded lab (about ten minutes on two cores)"
+	@echo "make test   install into $(VENV) and run the tests"
+	@echo "make check  formatting, lint, types, import directions, tests"
+
+# Installed again only when what is installed changes.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+lab: $(VENV)/.installed
+	$(BIN)/distillability run recipes/lab.toml --out $(LAB_RUN) --resume
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
