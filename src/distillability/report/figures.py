@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from distillability.files import new_file
 from distillability.report.folder import Curve
 from distillability.report.naming import label, look
-from distillability.report.numbers import number, visible
+from distillability.report.numbers import knob_text, number, visible
 from distillability.report.rows import Arm, Cell, Index
 from distillability.report.tables import control_arm
 
@@ -28,6 +29,7 @@ __all__ = ["Picture", "calibration_picture", "knob_picture", "queries_picture", 
 
 _SVG_LIMIT = 150_000  # bytes; larger pictures are kept as PNG alone
 _DPI = 160
+_CSS_PIXELS = 0.64  # of the page, for one pixel of a PNG
 _INK = "#333333"
 _STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -49,24 +51,30 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "distillability",
     "figure.facecolor": "white",
 }
-_MODE_COLOURS = ("#0072b2", "#d55e00", "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#555555")
+# Not the colours of sources: a mode is another thing.
+_MODE_COLOURS = ("#1b7f5c", "#c2185b", "#8fd3b6", "#f3a6c6", "#c9b400", "#6d4c2f", "#b0b0b0")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A saved figure. `files`: names in figures/. `uri`: the PNG as a data URI. `alt`: what it shows, in words."""
+    """A saved figure. `files`: names in figures/. `uri`: the PNG as a data URI. `alt`: what it shows, in words.
+
+    width: CSS pixels, so that letters are as large in one picture as in the next.
+    """
 
     name: str
     files: tuple[str, ...]
     uri: str
     alt: str
+    width: int
 
 
 def save(figure: Figure, folder: Path, name: str, alt: str) -> Picture:
     """Write `name`.png, and `name`.svg where that is small."""
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = io.BytesIO(), io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # a name in another script gets boxes, not noise
         FigureCanvasAgg(figure)
         figure.savefig(png, format="png", dpi=_DPI, bbox_inches="tight", metadata={"Software": None})
         figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
@@ -75,7 +83,9 @@ def save(figure: Figure, folder: Path, name: str, alt: str) -> Picture:
     if len(svg.getvalue()) <= _SVG_LIMIT:
         files.append(f"{name}.svg")
         _write(folder / files[1], svg.getvalue())
-    return Picture(name, tuple(files), "data:image/png;base64," + base64.b64encode(png.getvalue()).decode(), alt)
+    uri = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    pixels = int.from_bytes(png.getvalue()[16:20], "big")  # the header's width
+    return Picture(name, tuple(files), uri, alt, round(pixels * _CSS_PIXELS))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -129,27 +139,32 @@ def _measured(index: Index, task: str, arm: Arm) -> Iterator[tuple[str, Cell]]:
 def _knob_panel(axes: Axes, index: Index, task: str, arm: Arm, spectrum: Sequence[str], *, named: bool) -> None:
     _share_axis(axes, len(spectrum))
     axes.set_title(visible(arm.label, 40))
-    floor = index.results.run.chance.get(task)
-    if floor is not None:
-        axes.axvline(floor, color="#aaaaaa", linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+    _chance_line(axes, index, task)
     for place, source in enumerate(spectrum):
         for teacher in index.teacher_cells(task, source, "right_steps", "greedy"):
             if teacher.value is not None:
-                axes.plot(teacher.value, place, marker="D", markersize=7, color="white", markeredgecolor="#009e73", markeredgewidth=1.6, zorder=2)
+                axes.plot(
+                    teacher.value, place, marker="D", markersize=7, color="white", markeredgecolor="#009e73", markeredgewidth=1.6, zorder=2
+                )
         cells = index.student_cells(task, source, arm)
         for offset, cell in _spread(cells):
             _dot(axes, index, task, source, cell, place + offset)
-            if cell.value is not None and len(cells) == 1:
-                _number_beside(axes, cell.value, place)
+            _number_beside(axes, cell, place + offset)
         if all(cell.value is None for cell in cells):
             axes.text(0.5, place, "not measured", ha="center", va="center", color="#888888", fontsize=8, style="italic")
     axes.set_yticks(range(len(spectrum)), [_tick(index, task, source) for source in spectrum] if named else [""] * len(spectrum))
 
 
+def _chance_line(axes: Axes, index: Index, task: str) -> None:
+    floor = index.results.run.chance.get(task)
+    if floor is not None:
+        axes.axvline(floor, color="#999999", linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+
+
 def _tick(index: Index, task: str, source: str) -> str:
     knob = index.knob(task, source)
     name = visible(label(source), 40)
-    return name if knob is None else f"{name}\nknob {knob:+g}"
+    return name if knob is None or source.startswith("knob_") else f"{name}\nknob {knob_text(knob)}"
 
 
 def _spread(cells: Sequence[Cell]) -> Iterator[tuple[float, Cell]]:
@@ -158,8 +173,14 @@ def _spread(cells: Sequence[Cell]) -> Iterator[tuple[float, Cell]]:
         yield (number_ - (len(cells) - 1) / 2) * 0.28, cell
 
 
-def _number_beside(axes: Axes, value: float, place: float) -> None:
-    axes.annotate(number(value), (value, place), (0, 8), textcoords="offset points", ha="center", fontsize=7.5, color="#444444")
+def _number_beside(axes: Axes, cell: Cell, place: float) -> None:
+    """To the right of a low dot and to the left of a high one, clear of the teacher's diamond."""
+    if cell.value is None:
+        return
+    high = cell.value > 0.55
+    end = (cell.low if high else cell.high) or cell.value
+    how: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7.5, "color": "#444444"}
+    axes.annotate(number(cell.value), (end, place), (-5, 0) if high else (5, 0), ha="right" if high else "left", **how)
 
 
 def _dot(axes: Axes, index: Index, task: str, source: str, cell: Cell, place: float) -> None:
@@ -169,7 +190,9 @@ def _dot(axes: Axes, index: Index, task: str, source: str, cell: Cell, place: fl
     if cell.low is not None and cell.high is not None:
         axes.plot([cell.low, cell.high], [place, place], color=style.colour, linewidth=1.8, solid_capstyle="round", zorder=3)
     face = "white" if style.hollow else style.colour
-    axes.plot(cell.value, place, marker=style.marker, markersize=6.5, color=face, markeredgecolor=style.colour, markeredgewidth=1.5, zorder=4)
+    axes.plot(
+        cell.value, place, marker=style.marker, markersize=6.5, color=face, markeredgecolor=style.colour, markeredgewidth=1.5, zorder=4
+    )
 
 
 def _share_axis(axes: Axes, rows: int) -> None:
@@ -184,7 +207,8 @@ def _share_axis(axes: Axes, rows: int) -> None:
 
 def _control_panel(axes: Axes, index: Index, task: str, arm: Arm, controls: Sequence[str], spectrum: Sequence[str]) -> None:
     _share_axis(axes, len(controls))
-    axes.set_title(f"Cheap tricks, ceilings and attacks, by {visible(arm.label, 40)} (lines: the teachers above)")
+    _chance_line(axes, index, task)
+    axes.set_title(f"Cheap tricks, ceilings and attacks, by {visible(arm.label, 40)} (lines: students of the teachers above)")
     for source in spectrum:
         for cell in index.student_cells(task, source, arm):
             if cell.value is not None:
@@ -201,9 +225,15 @@ def _control_panel(axes: Axes, index: Index, task: str, arm: Arm, controls: Sequ
 
 def _knob_legend(figure: Figure, controls: bool) -> None:
     def marker(shape: str, text: str, face: str, edge: str) -> Line2D:
-        return Line2D([], [], linestyle="none", marker=shape, markersize=7, color=face, markeredgecolor=edge, markeredgewidth=1.5, label=text)
+        return Line2D(
+            [], [], linestyle="none", marker=shape, markersize=7, color=face, markeredgecolor=edge, markeredgewidth=1.5, label=text
+        )
 
-    handles = [marker("o", "students (with interval)", "#555555", "#555555"), marker("D", "the teacher's own right steps, greedy", "white", "#009e73")]
+    handles = [
+        marker("o", "students (with interval)", "#555555", "#555555"),
+        marker("D", "the teacher's own right steps", "white", "#009e73"),
+    ]
+    handles.append(Line2D([], [], color="#999999", linewidth=1, linestyle=(0, (2, 2)), label="a guess"))
     if controls:
         handles += [
             marker("s", "free alternative", "#767676", "#767676"),
@@ -211,7 +241,9 @@ def _knob_legend(figure: Figure, controls: bool) -> None:
             marker("X", "control", "#767676", "#767676"),
             marker("o", "elicitation", "white", "#c44e00"),
         ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=8, handletextpad=0.2, columnspacing=1.2)
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=8, handletextpad=0.2, columnspacing=1.2
+    )
 
 
 def _knob_words(index: Index, task: str, arm: Arm, spectrum: Sequence[str]) -> str:
@@ -238,6 +270,11 @@ def queries_picture(index: Index, task: str) -> tuple[Figure, str] | None:
     for axes, arm in zip(panels, arms, strict=True):
         told += _queries_panel(axes, index, task, arm)
     panels[0].set_ylabel("students' accuracy")
+    star = Line2D([], [], linestyle="none", marker="*", markersize=10, color="white", markeredgecolor="#555555", label="more student steps")
+    if any(
+        budget[1] != index.budget(task)[1] for source in index.sources(task) for arm in arms for budget in index.budgets(task, source, arm)
+    ):
+        figure.legend(handles=[star], loc="outside upper right", frameon=False, fontsize=8.5)
     return figure, "Accuracy against queries. " + "; ".join(told) + "."
 
 
@@ -264,29 +301,43 @@ def _queries_panel(axes: Axes, index: Index, task: str, arm: Arm) -> list[str]:
     axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" + ("\n(headline)" if value == queries else "")))
-    axes.set_xlim(min(ticks) / 1.25, max(ticks) * 2.4)
+    axes.set_xlim(min(ticks) / 1.25, max(ticks) * 2.1)
     axes.set_xlabel("traces bought from the source")
     return told
 
 
-def _curve(axes: Axes, index: Index, task: str, source: str, points: Sequence[tuple[int, Cell]], *, joined: bool = True) -> None:
+def _curve(axes: Axes, index: Index, task: str, source: str, points: Sequence[tuple[float, Cell]], *, joined: bool = True) -> None:
     known = [(asked, cell) for asked, cell in points if cell.value is not None]
     if not known:
         return
     style = look(source, index.knob(task, source))
+    known = known if joined else [(asked * 0.95, cell) for asked, cell in known]
     asked, cells = zip(*known, strict=True)
-    line = {"color": style.colour, "linewidth": 1.8 if joined else 0, "marker": style.marker, "markersize": 5.5 if joined else 3.5}
+    line: dict[str, Any] = {
+        "color": style.colour,
+        "linewidth": 1.8 if joined else 0,
+        "marker": style.marker,
+        "markersize": 5.5 if joined else 3.5,
+    }
     axes.plot(asked, [cell.value for cell in cells], **line, zorder=3)
     for place, cell in known:
         if cell.low is not None and cell.high is not None:
             axes.plot([place, place], [cell.low, cell.high], color=style.colour, linewidth=1.2, alpha=0.6)
     if joined:
         axes.annotate(
-            visible(label(source), 40), (asked[-1], cells[-1].value), (8, 0), textcoords="offset points", va="center", color=style.colour, fontsize=8.5
+            visible(label(source), 40),
+            (asked[-1], cells[-1].value),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            color=style.colour,
+            fontsize=8.5,
         )
 
 
-def _longer(axes: Axes, index: Index, task: str, source: str, budget: tuple[int, int], cell: Cell, points: Sequence[tuple[int, Cell]]) -> None:
+def _longer(
+    axes: Axes, index: Index, task: str, source: str, budget: tuple[int, int], cell: Cell, points: Sequence[tuple[int, Cell]]
+) -> None:
     """A student trained longer on as many traces: a hollow star, tied to the point it grew from."""
     if cell.value is None:
         return
@@ -301,9 +352,9 @@ def _longer(axes: Axes, index: Index, task: str, source: str, budget: tuple[int,
 # Calibration curves
 
 _CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("task reward, right steps", ("task_reward", "right_steps")),
-    ("C of right answers", ("compatibility",)),
-    ("anchor, nats a sequence", ("anchor_nats",)),
+    ("task reward,\nright steps", ("task_reward", "right_steps")),
+    ("C of\nright answers", ("compatibility",)),
+    ("anchor,\nnats a sequence", ("anchor_nats",)),
     ("bytes", ("bytes",)),
 )
 
@@ -333,10 +384,12 @@ def calibration_picture(index: Index, task: str, curves: Sequence[Curve], anchor
     for row, (title, _) in enumerate(_CURVES):
         panels[row][0].set_ylabel(title)
     panels[0][0].set_ylim(-0.03, 1.05)
-    panels[-1][0].set_ylabel("share of each mode")
+    panels[-1][0].set_ylabel("modes, shares\n(calibration #1)")
     panels[-1][0].set_ylim(-0.03, 1.05)
     figure.legend(handles=_calibration_legend(modes), loc="outside lower left", ncols=5, frameon=False, fontsize=8)
-    return figure, f"Calibration of {', '.join(label(source) for source in sources)}: " + ", ".join(title for title, _ in _CURVES) + ", modes by step."
+    return figure, f"Calibration of {', '.join(label(source) for source in sources)}: " + ", ".join(
+        title.replace("\n", " ") for title, _ in _CURVES
+    ) + ", modes by step."
 
 
 def _modes(curves: Sequence[Curve], task: str) -> dict[str, str]:
@@ -366,13 +419,14 @@ def _budget_line(axes: Axes, budget: float) -> None:
 
 
 def _mode_panel(axes: Axes, curves: Sequence[Curve], modes: dict[str, str]) -> None:
-    axes.grid(axis="y")
-    for curve in curves:
-        for mode, colour in modes.items():
-            steps, values = _series(curve, lambda line, mode=mode: (line.get("modes") or {}).get(mode))  # type: ignore[misc]
-            axes.plot(steps, values, color=colour, linewidth=1.3, alpha=1 if not curve.calibration else 0.5)
+    """Shares stacked, of the first calibration: several stacks cannot share a panel. What is left white has no known mode."""
     if not modes:
         axes.text(0.5, 0.5, "the task labels no modes", ha="center", transform=axes.transAxes, color="#888888", fontsize=8)
+        return
+    first = min(curves, key=lambda curve: curve.calibration)
+    lines = [line for line in first.lines if line.get("modes") and line.get("step") is not None]
+    shares = [[line["modes"].get(mode) or 0.0 for line in lines] for mode in modes]
+    axes.stackplot([line["step"] for line in lines], shares, colors=list(modes.values()), linewidth=0)
 
 
 def _calibration_legend(modes: dict[str, str]) -> list[Line2D]:
@@ -381,4 +435,4 @@ def _calibration_legend(modes: dict[str, str]) -> list[Line2D]:
         Line2D([], [], color="#555555", linestyle=(0, (3, 1.5)), label="right steps"),
         Line2D([], [], color="#555555", alpha=0.5, label="paler: further calibrations"),
     ]
-    return lines + [Line2D([], [], color=colour, label=f"mode: {visible(mode, 30)}") for mode, colour in modes.items()]
+    return lines + [Line2D([], [], color=colour, linewidth=5, label=f"mode: {visible(mode, 30)}") for mode, colour in modes.items()]

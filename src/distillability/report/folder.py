@@ -81,5 +81,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             found.append(dict(json.loads(line)))
         except (ValueError, TypeError) as error:
             if number < len(lines):
-                raise UserError.single(f"{path}:{number}", f"not readable as a JSON object ({error})", "restore it, or remove the file") from None
+                raise UserError.single(
+                    f"{path}:{number}", f"not readable as a JSON object ({error})", "restore it, or remove the file"
+                ) from None
     return found

@@ -6,10 +6,10 @@ import re
 import unicodedata
 from typing import Any
 
-__all__ = ["duration", "interval", "markdown", "number", "quantity", "short_path", "signed", "signed_knob", "visible"]
+__all__ = ["duration", "interval", "knob_text", "markdown", "number", "quantity", "short_path", "signed", "signed_knob", "visible"]
 
 _SHARES = ("accuracy", "right_steps", "answer_only_share", "kept", "gap_closed", "difference_to_plain", "headline_up")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]#|~$])")
 _ABSOLUTE = re.compile(r"(?<![\w.])/(?:[^/\s=]+/)+([^/\s=]+)")
 
 
@@ -48,7 +48,12 @@ def interval(cell: dict[str, Any]) -> str:
 
 def signed_knob(knob: float | None) -> str:
     """` (knob -1)`, or nothing for a source without one."""
-    return "" if knob is None else f" (knob {knob:+g})"
+    return "" if knob is None else f" (knob {knob_text(knob)})"
+
+
+def knob_text(knob: float) -> str:
+    """A knob with its sign; 0 has none."""
+    return f"{knob:+g}" if knob else "0"
 
 
 def duration(seconds: float | None) -> str:

@@ -21,6 +21,7 @@ DERIVED = (
     "kept",
     "yield",
     "elicited_yield",
+    "oracle_elicited_yield",
     "headline_up",
     "teacher_right_steps_change",
     "teacher_accuracy_change",
@@ -76,12 +77,20 @@ def arm_of(row: Row) -> Arm:
     return Arm(row.objective or "?", prefix if isinstance(prefix, str) else f"{prefix:g}", row.student)
 
 
+def budget_of(row: Row) -> tuple[int | None, int | None]:
+    """(queries, steps) that the row's student was given."""
+    return (row.budget.queries, row.budget.steps) if row.budget else (None, None)
+
+
+_Key = tuple[str, str | None, tuple[int | None, int | None]]  # metric, decoding, budget
+
+
 class Index:
     """Rows by what they measure. Only the test split is shown; the validate split is where choices were made."""
 
     def __init__(self, results: Results):
         self.results = results
-        self._students: dict[tuple[str, str, Arm], list[Row]] = defaultdict(list)
+        self._students: dict[tuple[str, str, Arm], dict[_Key, list[Row]]] = defaultdict(lambda: defaultdict(list))
         self._teachers: dict[tuple[str, str], list[Row]] = defaultdict(list)
         self.derived: dict[str, list[Row]] = defaultdict(list)
         self.knobs: dict[tuple[str, str], float | None] = {}
@@ -89,7 +98,7 @@ class Index:
             if row.metric in DERIVED:
                 self.derived[row.task].append(row)
             elif row.split == "test" and row.role == "student":
-                self._students[row.task, row.source, arm_of(row)].append(row)
+                self._students[row.task, row.source, arm_of(row)][row.metric, row.decoding, budget_of(row)].append(row)
             elif row.split == "test" and row.role == "teacher":
                 self._teachers[row.task, row.source].append(row)
             if row.knob is not None or (row.task, row.source) not in self.knobs:
@@ -127,8 +136,8 @@ class Index:
 
     def budgets(self, task: str, source: str, arm: Arm) -> list[tuple[int, int]]:
         """Every (queries, steps) that students of a source were given."""
-        rows = self._students.get((task, source, arm), [])
-        return sorted({(row.budget.queries, row.budget.steps) for row in rows if row.budget and row.budget.queries and row.budget.steps})
+        keys = self._students.get((task, source, arm), {})
+        return sorted({(queries, steps) for _, _, (queries, steps) in keys if queries and steps})
 
     def student_cells(
         self, task: str, source: str, arm: Arm, *, decoding: str = "greedy", metric: str = "accuracy", budget: tuple[int, int] | None = None
@@ -141,10 +150,11 @@ class Index:
         wanted = budget or self.budget(task)
         if None in wanted:
             return [Cell.missing("the run names no headline budget for this task")]
-        rows = [row for row in self._students.get((task, source, arm), []) if row.metric == metric and row.decoding == decoding]
-        at_budget = [row for row in rows if row.budget and (row.budget.queries, row.budget.steps) == wanted]
+        found = self._students.get((task, source, arm), {})
+        at_budget = found.get((metric, decoding, wanted))
         if not at_budget:
-            return [Cell.missing("only measured at other budgets" if rows else "no such student was trained")]
+            elsewhere = any(key[:2] == (metric, decoding) for key in found)
+            return [Cell.missing("only measured at other budgets" if elsewhere else "no such student was measured")]
         return list(_pooled(at_budget))
 
     def before(self, task: str, *, decoding: str = "greedy") -> Cell:
@@ -153,8 +163,7 @@ class Index:
             row
             for (owner, source, _), found in self._students.items()
             if owner == task and source == "none"
-            for row in found
-            if row.metric == "accuracy" and row.decoding == decoding
+            for row in found.get(("accuracy", decoding, (None, None)), [])
         ]
         return next(_pooled(rows), Cell.missing("the untrained student was not measured"))
 

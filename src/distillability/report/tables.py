@@ -8,11 +8,13 @@ from typing import Any
 from distillability.report.naming import describe, kind_of, label
 from distillability.report.numbers import interval, number, signed_knob
 from distillability.report.rows import Arm, Cell, Index
+from distillability.report.verdicts import differences
 from distillability.results import Results
 
 __all__ = ["headline_table", "headline_text"]
 
 _MISSING_CHANGE = "no paired difference in results.json"
+_CONTROL_ORDER = ("free", "control", "ceiling", "elicitation", "before")
 # How much of its right visible steps a calibrated teacher may lose, as the lower bound of the paired change.
 KEPT_BARS = {"greedy": -0.015, "sampled": -0.02}
 
@@ -22,8 +24,9 @@ def headline_table(results: Results, *, decoding: str = "greedy") -> list[dict[s
 
     Each entry has `kind`:
         `students`: one objective; `cells`: source -> list of cells, one a calibration, sources ordered by knob.
-        `control`: one control by seqkd (or the only objective there is); `cells`: list of cells, `label`, `kind_label`, `isolates`.
-        `teacher`: one calibrated teacher; `measures`: (metric, decoding) -> before, after, change.
+        `control`: one control by seqkd (or the only objective there is); `cells`: list of cells, `differences`:
+            cells of the paired difference to plain, `label`, `kind_label`, `isolates`.
+        `teacher`: one calibrated teacher; `measures`: a list of metric, decoding and rows with before, after, change, bar, passed.
     A cell is `Cell.as_dict()`: value, low, high (fractions), n (prompts), seeds, calibration, reason.
 
     Args:
@@ -33,7 +36,11 @@ def headline_table(results: Results, *, decoding: str = "greedy") -> list[dict[s
     return [
         entry
         for task in index.tasks
-        for entry in (*_students(index, task, decoding), *_controls(index, task, decoding), *_teachers(index, task))
+        for entry in (
+            *_students(index, task, decoding),
+            *sorted(_controls(index, task, decoding), key=lambda entry: _CONTROL_ORDER.index(entry["control"])),
+            *_teachers(index, task),
+        )
     ]
 
 
@@ -72,14 +79,15 @@ def _controls(index: Index, task: str, decoding: str) -> Iterator[dict[str, Any]
         if kind_of(source) in ("plain", "calibrated"):
             continue
         cells = index.student_cells(task, source, arm, decoding=decoding)
-        yield common | _control(source, index.knob(task, source), cells) | {"budget": None}
+        compared = [cell.as_dict() for cell in differences(index, task, source, arm, decoding)]
+        yield common | _control(source, index.knob(task, source), cells) | {"budget": None, "differences": compared}
     for budget, name, isolates in _larger_budgets(index, task, arm):
         cells = index.student_cells(task, "plain", arm, decoding=decoding, budget=budget)
         free = "free alternative" if budget[0] != index.budget(task)[0] else "control"
         words = {"label": name, "isolates": isolates, "kind_label": free, "control": "free" if free != "control" else "control"}
-        yield common | _control("plain", None, cells) | words | {"budget": list(budget)}
+        yield common | _control("plain", None, cells) | words | {"budget": list(budget), "differences": []}
     before = index.before(task, decoding=decoding)
-    yield common | _control("none", None, [before]) | {"budget": None}
+    yield common | _control("none", None, [before]) | {"budget": None, "differences": []}
 
 
 def _control(source: str, knob: float | None, cells: list[Cell]) -> dict[str, Any]:
@@ -145,11 +153,14 @@ def _student_lines(task: str, entries: list[dict[str, Any]]) -> list[str]:
     rows = [entry for entry in entries if entry["kind"] == "students"]
     if not rows:
         return [f"{task}: no students measured yet"]
-    sources = list(rows[0]["cells"])
-    head = ["learning by", *(f"{source}{signed_knob(rows[0]['knobs'][source])}" for source in sources)]
-    body = [[row["label"], *(_shown(row["cells"][source]) for source in sources)] for row in rows]
+    lines = [["", *(row["label"] for row in rows)]]
+    for source, knob in rows[0]["knobs"].items():
+        longest = max(len(row["cells"][source]) for row in rows)
+        for place in range(longest):
+            name = f"{source}{signed_knob(knob)}{f' #{place + 1}' if longest > 1 else ''}"
+            lines.append([name, *(_shown(row["cells"][source][place : place + 1]) for row in rows)])
     budget = f"{rows[0]['queries']} queries, {rows[0]['steps']} steps, {rows[0]['decoding']}"
-    return [f"{task}: accuracy of students by what they learnt from ({budget})", *_aligned([head, *body])]
+    return [f"{task}: accuracy of students by what they learnt from ({budget})", *_aligned(lines)]
 
 
 def _control_lines(entries: list[dict[str, Any]]) -> list[str]:
@@ -160,19 +171,20 @@ def _control_lines(entries: list[dict[str, Any]]) -> list[str]:
 
 
 def _teacher_lines(entries: list[dict[str, Any]]) -> list[str]:
-    lines = [
-        [
-            f"{entry['label']}{signed_knob(entry['knob'])}{_numbered(row['calibration'])}",
-            f"{measure['metric']} {measure['decoding']}",
-            f"{number(row['before']['value'])} -> {number(row['after']['value'])}",
-        ]
-        for entry in entries
-        if entry["kind"] == "teacher"
-        for measure in entry["measures"]
-        for row in measure["rows"]
-        if row["after"]["value"] is not None
-    ]
-    return ["  teacher, before -> after", *_aligned(lines)] if lines else []
+    """Right visible steps, or accuracy for a task that cannot check steps."""
+    teachers = [entry for entry in entries if entry["kind"] == "teacher"]
+    told = [line for entry in teachers for line in _teacher_measures(entry, "right_steps")]
+    told = told or [line for entry in teachers for line in _teacher_measures(entry, "accuracy")]
+    return ["  teacher, before -> after", *_aligned(told)] if told else []
+
+
+def _teacher_measures(entry: dict[str, Any], metric: str) -> Iterator[list[str]]:
+    for measure in entry["measures"]:
+        for row in measure["rows"]:
+            if measure["metric"] == metric and row["after"]["value"] is not None:
+                name = f"{entry['label']}{signed_knob(entry['knob'])}{_numbered(row['calibration'])}"
+                numbers = f"{number(row['before']['value'])} -> {number(row['after']['value'])}"
+                yield [name, f"{metric} {measure['decoding']}", numbers]
 
 
 def _numbered(calibration: int | None) -> str:

@@ -8,20 +8,21 @@ from typing import Literal
 
 from distillability.report.naming import kind_of, label, parent_of
 from distillability.report.numbers import interval, number, signed, signed_knob
-from distillability.report.rows import Arm, Cell, Index
+from distillability.report.rows import Arm, Cell, Index, arm_of, budget_of
 from distillability.results import Row
 
-__all__ = ["Comparison", "Verdict", "comparisons", "verdicts"]
+__all__ = ["Comparison", "Verdict", "comparisons", "differences", "verdicts"]
 
 Outcome = Literal["yes", "partly", "no", "open"]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One calibrated teacher of one task. `outcome`: did students move the way the knob points, in all, some or no comparisons."""
+    """One calibrated teacher of one task. `outcome`: did students move the way the knob points, by all, some or none of the objectives."""
 
     task: str
     source: str
+    knob: float
     outcome: Outcome
     head: str
     detail: tuple[str, ...]
@@ -29,43 +30,50 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Students of a calibrated teacher against those of the plain one, by one objective, of one calibration."""
+    """Students of a calibrated teacher against those of the plain one, by one objective.
+
+    ours: a cell a calibration. differences: paired, over all calibrations or one for each; empty where none is in the rows.
+    """
 
     arm: Arm
     plain: Cell
-    ours: Cell
-    difference: Cell | None
+    ours: tuple[Cell, ...]
+    differences: tuple[Cell, ...]
 
     @property
     def direction(self) -> int | None:
-        """+1 or -1 where the difference's interval leaves out 0 (where there is none: where the two intervals do not touch), else 0."""
-        if self.difference is not None and self.difference.low is not None and self.difference.high is not None:
-            return int(self.difference.low > 0) - int(self.difference.high < 0)
-        if None in (self.ours.low, self.ours.high, self.plain.low, self.plain.high):
-            return None
-        return int(self.ours.low > self.plain.high) - int(self.ours.high < self.plain.low)  # type: ignore[operator]
+        """+1 or -1 where every difference's interval lies on that side of 0 (without differences: where no two intervals touch).
+
+        0 where some do not; None where there are no intervals.
+        """
+        signs = [_side(cell.low, cell.high, 0.0, 0.0) for cell in self.differences]
+        signs = signs or [_side(cell.low, cell.high, self.plain.low, self.plain.high) for cell in self.ours]
+        known = {sign for sign in signs if sign is not None}
+        return None if not known else known.pop() if len(known) == 1 else 0
+
+
+def _side(low: float | None, high: float | None, other_low: float | None, other_high: float | None) -> int | None:
+    if low is None or high is None or other_low is None or other_high is None:
+        return None
+    return int(low > other_high) - int(high < other_low)
 
 
 def comparisons(index: Index, task: str, source: str, decoding: str = "greedy") -> list[Comparison]:
-    """Every measured pair at the headline budget."""
+    """One a way of learning, at the headline budget."""
     found = []
     for arm in index.arms(task):
         plain = index.student_cells(task, "plain", arm, decoding=decoding)[0]
-        for ours in index.student_cells(task, source, arm, decoding=decoding):
-            if plain.value is not None and ours.value is not None:
-                found.append(Comparison(arm, plain, ours, _difference(index, task, source, arm, ours, decoding)))
+        ours = tuple(cell for cell in index.student_cells(task, source, arm, decoding=decoding) if cell.value is not None)
+        if plain.value is not None and ours:
+            found.append(Comparison(arm, plain, ours, tuple(differences(index, task, source, arm, decoding))))
     return found
 
 
-def _difference(index: Index, task: str, source: str, arm: Arm, ours: Cell, decoding: str) -> Cell | None:
-    queries, steps = index.budget(task)
-    fields = {"source": source, "objective": arm.objective, "calibration": ours.calibration, "decoding": decoding}
-    for row in index.measures(task, "difference_to_plain", **fields):
-        prefix = "teacher" if row.prefix is None else row.prefix if isinstance(row.prefix, str) else f"{row.prefix:g}"
-        at_headline = row.budget is None or (row.budget.queries, row.budget.steps) == (queries, steps)
-        if prefix == arm.prefix and at_headline:
-            return Cell.of(row)
-    return None
+def differences(index: Index, task: str, source: str, arm: Arm, decoding: str) -> list[Cell]:
+    """Paired differences to the plain teacher's students at the headline budget."""
+    rows = index.measures(task, "difference_to_plain", source=source, objective=arm.objective, decoding=decoding)
+    at_headline = [row for row in rows if row.budget is None or budget_of(row) == index.budget(task)]
+    return [Cell.of(row) for row in at_headline if arm_of(row).prefix == arm.prefix]
 
 
 def verdicts(index: Index) -> list[Verdict]:
@@ -81,27 +89,43 @@ def verdicts(index: Index) -> list[Verdict]:
 def _verdict(index: Index, task: str, source: str) -> Verdict:
     knob = index.knob(task, source) or 0.0
     pairs = comparisons(index, task, source)
-    directions = [pair.direction for pair in pairs]
-    known = [direction for direction in directions if direction is not None]
+    known = [pair.direction for pair in pairs if pair.direction is not None]
     hits = sum(direction == (1 if knob > 0 else -1) for direction in known)
     outcome: Outcome = "open" if not known else "no" if not hits else "yes" if hits == len(known) else "partly"
+    broken = _not_withstood(index, task, source) if knob < 0 and hits else []
+    head = _head(source, knob, outcome, hits, len(known), broken)
     details = [_students(pairs), _teacher(index, task, source), *_extras(index, task, source, knob)]
-    return Verdict(task, source, outcome, _head(source, knob, outcome, hits, len(known)), tuple(text for text in details if text))
+    return Verdict(task, source, knob, "partly" if broken else outcome, head, tuple(text for text in details if text))
 
 
-def _head(source: str, knob: float, outcome: Outcome, hits: int, total: int) -> str:
+def _not_withstood(index: Index, task: str, source: str) -> list[str]:
+    """Elicitations of a lowered teacher whose students are not shown to be below those of the plain one."""
+    found = []
+    for other in index.sources(task):
+        if parent_of(other) == source:
+            pairs = comparisons(index, task, other)
+            if pairs and not all(pair.direction == -1 for pair in pairs):
+                found.append(label(other).removeprefix(f"{source}, "))
+    return found
+
+
+def _head(source: str, knob: float, outcome: Outcome, hits: int, total: int, broken: Sequence[str]) -> str:
     name = f"{label(source)}{signed_knob(knob)}"
     wish = "raises what students learn from it" if knob > 0 else "lowers the yield of the attacks tried"
     if outcome == "open":
         return f"{name}: no comparison with the plain teacher has been measured with an interval."
     if outcome == "no":
-        return f"{name}: not shown that it {wish}; 0 of {_counted(total)} differ from the plain teacher that way."
-    count = "the one comparison" if total == 1 else f"all {total} comparisons" if hits == total else f"{hits} of {total} comparisons"
-    return f"{name}: {wish}, in {count} by objective and calibration."
-
-
-def _counted(total: int) -> str:
-    return "1 comparison" if total == 1 else f"{total} comparisons"
+        return f"{name}: not shown that it {wish}; by none of {total} objective{'s' * (total > 1)} tried."
+    count = (
+        f"{hits} of {total} objectives tried"
+        if hits < total
+        else f"all {total} objectives tried"
+        if total > 1
+        else "the one objective tried"
+    )
+    if broken:
+        return f"{name}: lowers the yield of plain imitation, by {count}, but not shown to withstand elicitation ({', '.join(broken)})."
+    return f"{name}: {wish}, by {count}."
 
 
 def _span(values: Sequence[float]) -> str:
@@ -112,39 +136,48 @@ def _span(values: Sequence[float]) -> str:
 def _students(pairs: Sequence[Comparison]) -> str:
     if not pairs:
         return ""
-    ours = [pair.ours.value for pair in pairs if pair.ours.value is not None]
+    ours = [cell.value for pair in pairs for cell in pair.ours if cell.value is not None]
     plain = [pair.plain.value for pair in pairs if pair.plain.value is not None]
-    return f"Students reach {_span(ours)}; students of the plain teacher {_span(plain)}."
+    return f"Its students reach {_span(ours)}, students of the plain teacher {_span(plain)}."
 
 
 def _teacher(index: Index, task: str, source: str) -> str:
     parts = []
     for decoding in ("greedy", "sampled"):
-        metric = "right_steps"
-        before = index.teacher_cells(task, "plain", metric, decoding)[0].value
-        after = [cell.value for cell in index.teacher_cells(task, source, metric, decoding) if cell.value is not None]
+        before = index.teacher_cells(task, "plain", "right_steps", decoding)[0].value
+        after = [cell.value for cell in index.teacher_cells(task, source, "right_steps", decoding) if cell.value is not None]
         if before is not None and after:
-            parts.append(f"{number(before)} to {_span(after)} ({decoding})" if len(after) == 1 else f"{number(before)}, then {_span(after)} ({decoding})")
-    return f"The teacher's own right visible steps go from {', '.join(parts)}." if parts else "The teacher's own right steps were not measured."
+            parts.append(f"{number(before)} before, {_span(after)} after ({decoding})")
+    return f"The teacher's own right visible steps: {'; '.join(parts)}." if parts else "The teacher's own right steps were not measured."
 
 
 def _extras(index: Index, task: str, source: str, knob: float) -> list[str]:
     """The best rival of a raised teacher; the best elicitation of a lowered one."""
     if knob > 0:
-        rows = [row for row in index.measures(task, "headline_up", source=source) if row.value is not None]
-        return [f"Against the best free alternative: {_ranged(rows)}."] if rows else []
-    told = []
-    rows = [row for row in index.measures(task, "elicited_yield", source=source) if row.value is not None]
-    if rows:
-        told.append(f"Asked with a prefill or examples, it yields {_ranged(rows, plain=True)} of what the plain teacher does.")
-    else:
-        told += _elicited(index, task, source)
-    return told
+        rows = _measured(index, task, "headline_up", source)
+        return (
+            [f"Ahead of the best free alternative by {_ranged(rows)}."]
+            if rows
+            else ["No free alternative to hold it against was measured."]
+        )
+    rows = _measured(index, task, "elicited_yield", source)
+    told = [f"Asked with a prefill or examples, it yields {_ranged(rows, plain=True)} of what the plain teacher does."] if rows else []
+    rows = _measured(index, task, "oracle_elicited_yield", source)
+    told += [f"Asked with the first bytes of the easy mode: {_ranged(rows, plain=True)}."] if rows else []
+    return told or _elicited(index, task, source)
+
+
+def _measured(index: Index, task: str, metric: str, source: str) -> list[Row]:
+    return [row for row in index.measures(task, metric, source=source, decoding="greedy") if row.value is not None]
 
 
 def _ranged(rows: Sequence[Row], plain: bool = False) -> str:
     shown = number if plain else signed
-    texts = [f"{shown(row.value)}{interval({'low': row.ci_low, 'high': row.ci_high})}" for row in rows[:4]]
+    texts = [
+        f"{shown(row.value)}{interval({'low': row.ci_low, 'high': row.ci_high})}"
+        + (f" (#{(row.calibration or 0) + 1})" if len(rows) > 1 else "")
+        for row in rows[:4]
+    ]
     return ", ".join(texts) + (" and more" if len(rows) > 4 else "")
 
 

@@ -1,0 +1,338 @@
+"""The report: what is measured is shown, what is missing says why, and nothing that a model wrote becomes markup."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from _synthetic_run import HOSTILE, OBJECTIVES, full_rows, student_rows, teacher_rows, write_run
+
+from distillability.errors import UserError
+from distillability.report import build_report, headline_table, headline_text
+from distillability.report.limits import limits
+from distillability.report.numbers import markdown, number, short_path, visible
+from distillability.report.rows import Arm, Index
+from distillability.report.verdicts import verdicts
+from distillability.results import Results, Row, RunInfo, read_results
+
+
+class Page(HTMLParser):
+    """Counts elements and collects what a reader sees."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.scripts: list[str] = []
+        self.seen: list[str] = []
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        (self.scripts if self._inside == "script" else self.seen).append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.seen))
+
+
+def results(rows: list[Row], **info: object) -> Results:
+    known = {"name": "r", "recipe_digest": "d", "version": "0", "complete": True, "queries": {"maths": 2000}, "steps": {"maths": 1000}}
+    return Results(run=RunInfo.model_validate({**known, **info}), rows=rows)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_run(tmp_path_factory.mktemp("full"))
+    build_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(full: Path) -> Page:
+    return Page((full / "report.html").read_text(encoding="utf-8"))
+
+
+def test_a_full_run_gives_page_markdown_and_pictures(full: Path, page: Page) -> None:
+    names = {file.name for file in (full / "figures").iterdir()}
+    assert {"knob.png", "queries.png", "calibration.png"} <= names
+    assert page.tags["img"] == 3
+    for heading in ("The knob at a glance", "What the teacher keeps", "Calibrations apart", "What was not tested", "How to reproduce"):
+        assert heading in page.text
+    told = (full / "report.md").read_text(encoding="utf-8")
+    assert all(f"figures/{name}.png" in told for name in ("knob", "queries", "calibration"))
+    assert "reconstruction of arXiv 2604.18963" in told
+    assert "reconstruction of arXiv 2604.18963" in page.text
+
+
+def test_the_same_folder_gives_the_same_report(full: Path) -> None:
+    first = {file: file.read_bytes() for file in [full / "report.html", full / "report.md", *(full / "figures").iterdir()]}
+    build_report(full)
+    assert {file: file.read_bytes() for file in first} == first
+
+
+def test_the_page_is_closed_to_the_network(page: Page) -> None:
+    policy = next(value for tag, name, value in page.attributes if tag == "meta" and name == "content" and value and "default-src" in value)
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    sources = [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "action") and value]
+    assert sources
+    assert all(value.startswith("data:image/png;base64,") for value in sources)
+    assert not [name for _, name, _ in page.attributes if name == "style" or name.startswith("on")]
+
+
+def test_the_policy_names_the_hash_of_the_page_s_own_style_and_script(full: Path) -> None:
+    import base64
+    import hashlib
+
+    html = (full / "report.html").read_text(encoding="utf-8")
+    for tag in ("style", "script"):
+        content = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        assert len(content) == 1
+        assert base64.b64encode(hashlib.sha256(content[0].encode()).digest()).decode() in html
+
+
+def test_hostile_text_changes_no_element(tmp_path: Path) -> None:
+    pages = {}
+    for name, text in (("harmless", "x" * len(HOSTILE)), ("hostile", HOSTILE)):
+        rows = [*full_rows(), *student_rows("plain", 0.5, text), hostile_row(text)]
+        folder = write_run(tmp_path / name, rows=rows, texts=[text])
+        lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+        for line in lines:
+            line["prompt"] = line["answer"] = text
+        (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        pages[name] = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert pages["hostile"].tags == pages["harmless"].tags
+    assert pages["hostile"].tags["script"] == 2
+    assert "alert(1)" in pages["hostile"].text  # shown, as text
+    assert "\u202e" not in pages["hostile"].text
+    assert "\\u202e" in pages["hostile"].text
+    data = json.loads(pages["hostile"].scripts[0])
+    assert any(HOSTILE in map(str, row) for row in data["rows"])
+    told = (tmp_path / "hostile" / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in told
+    assert "<img" not in told
+
+
+def hostile_row(text: str) -> Row:
+    return Row(task="maths", split="test", role="student", source=text, objective="seqkd", metric="yield", value=None, reason=text)
+
+
+def test_the_headline_has_every_objective_source_and_calibration() -> None:
+    table = headline_table(results(full_rows()))
+    students = [entry for entry in table if entry["kind"] == "students"]
+    assert [entry["objective"] for entry in students] == list(OBJECTIVES)
+    assert list(students[0]["cells"]) == ["undistillable", "plain", "knob_0", "distillable"]
+    assert [cell["calibration"] for cell in students[0]["cells"]["distillable"]] == [0, 1]
+    assert all(cell["seeds"] == 3 and cell["n"] == 1000 for found in students[0]["cells"].values() for cell in found)
+    pooled = next(
+        row
+        for row in full_rows()
+        if (row.source, row.objective, row.split, row.decoding, row.seed) == ("plain", "seqkd", "test", "greedy", None)
+        and row.budget is not None
+        and (row.budget.queries, row.budget.steps) == (2000, 1000)
+    )
+    assert students[0]["cells"]["plain"][0]["value"] == pooled.value
+
+
+def test_controls_say_what_they_are() -> None:
+    table = headline_table(results(full_rows()))
+    kinds = {entry["label"]: entry["kind_label"] for entry in table if entry["kind"] == "control"}
+    assert kinds["plain, best of 8"] == "free alternative"
+    assert kinds["gold steps, no teacher"] == kinds["plain, easy-mode prefill"] == "ceiling, not free"
+    assert kinds["undistillable, generic prefill"] == "elicitation attack"
+    assert kinds["plain, 4 × queries (8,000 × 1,000 steps)"] == "free alternative"
+
+
+def test_the_teacher_is_kept_only_above_the_bar() -> None:
+    def passed(low: float) -> bool | None:
+        change = {"metric": "teacher_right_steps_change", "decoding": "greedy", "value": low + 0.002, "ci_low": low, "ci_high": 0.0}
+        row = Row(task="maths", split="test", role="teacher", source="undistillable", knob=-1.0, calibration=0, n=4000, **change)
+        table = headline_table(results([*teacher_rows("plain"), *teacher_rows("undistillable", 0), row]))
+        teacher = next(entry for entry in table if entry["kind"] == "teacher")
+        measure = next(one for one in teacher["measures"] if (one["metric"], one["decoding"]) == ("right_steps", "greedy"))
+        return measure["rows"][0]["passed"]
+
+    assert passed(-0.014) is True
+    assert passed(-0.016) is False
+
+
+def test_other_budgets_and_splits_never_reach_the_headline() -> None:
+    rows = [*student_rows("plain", 0.9, "seqkd", budget=(4000, 1000)), *student_rows("distillable", 0.9, "seqkd", calibration=0)]
+    index = Index(results(rows))
+    cell = index.student_cells("maths", "plain", Arm("seqkd", "teacher", "lab:maths/student"))[0]
+    assert cell.value is None
+    assert cell.reason == "only measured at other budgets"
+    validate = Index(results([row for row in rows if row.split == "validate"]))
+    assert validate.arms("maths") == []
+
+
+def test_missing_is_shown_with_its_reason_and_never_as_zero(tmp_path: Path) -> None:
+    why = "no complete answer was left to grade"
+    rows = [row for row in full_rows() if not (row.role == "student" and row.source == "distillable" and row.objective == "jsd")]
+    for calibration in (0, 1):
+        known = {"source": "distillable", "knob": 1.0, "calibration": calibration, "objective": "jsd", "decoding": "greedy"}
+        budget = {"queries": 2000, "steps": 1000}
+        fields = {"task": "maths", "split": "test", "role": "student", "student": "lab:maths/student", "prefix": "teacher"}
+        rows.append(Row.model_validate({**fields, **known, "budget": budget, "metric": "accuracy", "value": None, "reason": why}))
+    table = headline_table(results(rows))
+    jsd = next(entry for entry in table if entry["kind"] == "students" and entry["objective"] == "jsd")
+    assert [(cell["value"], cell["reason"]) for cell in jsd["cells"]["distillable"]] == [(None, why)] * 2
+    folder = write_run(tmp_path, rows=rows)
+    shown = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert why in shown.text
+    assert why in (folder / "report.md").read_text(encoding="utf-8")
+    assert "the denominator's lower bound is under 0.10" in shown.text
+    assert "missing" in headline_text(results(rows))
+
+
+@pytest.mark.parametrize("kept", ["none", "plain teacher", "one student", "teachers", "one seed without a pooled row"])
+def test_few_rows_are_enough_and_an_incomplete_run_says_so_loudly(tmp_path: Path, kept: str) -> None:
+    rows = {
+        "none": [],
+        "plain teacher": list(teacher_rows("plain")),
+        "one student": list(student_rows("plain", 0.5, "seqkd", seeds=1)),
+        "teachers": [*teacher_rows("plain"), *teacher_rows("undistillable", 0)],
+        "one seed without a pooled row": [row for row in student_rows("plain", 0.5, "seqkd", seeds=1) if row.seed is not None],
+    }[kept]
+    folder = write_run(tmp_path, rows=rows, complete=False, curves=False)
+    for extra in ("samples.jsonl", "recipe.json", "manifest.json"):
+        (folder / extra).unlink()
+    shown = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert "INCOMPLETE" in shown.text
+    assert "INCOMPLETE" in (folder / "report.md").read_text(encoding="utf-8")
+    assert ("div", "role", "alert") in shown.attributes
+    assert headline_text(read_results(folder / "results.json")).startswith("INCOMPLETE")
+
+
+def test_a_complete_run_raises_no_alarm(page: Page) -> None:
+    assert "INCOMPLETE" not in page.text
+
+
+def test_ten_thousand_rows_are_written_and_read_quickly(tmp_path: Path) -> None:
+    rows = full_rows()
+    for calibration in range(200):
+        rows += student_rows("plain_few_shot", 0.5, "seqkd", seeds=16, calibration=calibration)
+    assert len(rows) > 10_000
+    folder = write_run(tmp_path, rows=rows)
+    started = time.process_time()
+    html = build_report(folder).read_text(encoding="utf-8")
+    assert time.process_time() - started < 20
+    assert len(html) < 6_000_000
+    assert sum(Page(html).tags.values()) < 6_000  # the rows wait as data and are paged
+    assert len(json.loads(Page(html).scripts[0])["rows"]) == len(rows)
+
+
+def test_names_in_any_script_are_drawn(tmp_path: Path) -> None:
+    rows = [*student_rows("plain", 0.5, "目的"), *student_rows("教師 $a_b$", 0.4, "目的", calibration=0)]
+    folder = write_run(tmp_path, rows=rows)
+    assert "教師" in build_report(folder).read_text(encoding="utf-8")
+    assert (folder / "figures" / "knob.png").is_file()
+
+
+def test_verdicts_follow_the_rows() -> None:
+    moved = {verdict.source: verdict for verdict in verdicts(Index(results(full_rows())))}
+    assert (moved["undistillable"].outcome, moved["distillable"].outcome) == ("yes", "yes")
+    assert "lowers the yield of the attacks tried" in moved["undistillable"].head
+    assert "knob_0" not in moved
+    still = [*student_rows("plain", 0.5, "seqkd"), *student_rows("undistillable", 0.5, "seqkd", calibration=0)]
+    verdict = verdicts(Index(results(still)))[0]
+    assert verdict.outcome == "no"
+    assert verdict.head.startswith("undistillable (knob -1): not shown")
+    assert verdicts(Index(results(list(teacher_rows("undistillable", 0)))))[0].outcome == "open"
+
+
+def test_a_verdict_prefers_the_paired_difference_to_touching_intervals() -> None:
+    rows = [*student_rows("plain", 0.5, "seqkd"), *student_rows("undistillable", 0.5, "seqkd", calibration=0)]
+    paired = {
+        "metric": "difference_to_plain",
+        "value": -0.02,
+        "ci_low": -0.03,
+        "ci_high": -0.01,
+        "decoding": "greedy",
+        "objective": "seqkd",
+    }
+    rows.append(Row(task="maths", split="test", role="student", source="undistillable", knob=-1.0, calibration=0, **paired))
+    assert verdicts(Index(results(rows)))[0].outcome == "yes"
+
+
+def test_an_elicitation_that_undoes_the_guard_is_in_the_verdict() -> None:
+    rows = [*student_rows("plain", 0.5, "seqkd"), *student_rows("undistillable", 0.1, "seqkd", calibration=0)]
+    assert verdicts(Index(results(rows)))[0].outcome == "yes"
+    rows += student_rows("undistillable_prefilled", 0.5, "seqkd", calibration=0)
+    verdict = verdicts(Index(results(rows)))[0]
+    assert verdict.outcome == "partly"
+    assert "not shown to withstand elicitation (generic prefill)" in verdict.head
+
+
+def test_no_promise_is_made(full: Path, page: Page) -> None:
+    for text in (page.text, (full / "report.md").read_text(encoding="utf-8")):
+        assert "cannot be distilled" not in text.lower()
+
+
+def test_what_was_not_tested_is_worked_out_from_the_rows() -> None:
+    def told(rows: list[Row]) -> str:
+        return " ".join(line for _, lines in limits(Index(results(rows))) for line in lines)
+
+    small = told([*student_rows("plain", 0.5, "seqkd", seeds=1), *student_rows("undistillable", 0.1, "seqkd", seeds=1, calibration=0)])
+    for absent in ("One seed", "One calibration", "forward_kl", "Elicitation of undistillable", "four times the queries", "knowledge"):
+        assert absent in small
+    whole = told(full_rows())
+    for present in ("One seed", "One calibration", "Objectives not tried", "Elicitation of undistillable", "plain, best of 8"):
+        assert present not in whole
+    assert "access to top-k log-probabilities or weights" in whole
+
+
+def test_a_line_cut_off_by_a_stop_is_passed_over_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    metrics = folder / "calibrate" / "maths" / "undistillable" / "seed-0" / "metrics.jsonl"
+    good = metrics.read_text(encoding="utf-8")
+    metrics.write_text(good + '{"step": 61, "task_re', encoding="utf-8")
+    build_report(folder)
+    metrics.write_text("{broken\n" + good, encoding="utf-8")
+    with pytest.raises(UserError, match=r"metrics\.jsonl:1"):
+        build_report(folder)
+
+
+def test_without_results_there_is_no_report(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run the evaluate stage first"):
+        build_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_machine_s_paths_stay_out(full: Path, page: Page) -> None:
+    assert "/home/someone" not in page.text
+    assert "…/lab.toml" in page.text
+    assert "/home/someone" not in (full / "report.md").read_text(encoding="utf-8")
+    assert short_path("--out=/a/b/c runs/x /a") == "--out=…/c runs/x /a"
+
+
+def test_numbers() -> None:
+    assert number(None) == "missing"
+    assert number(0.0) == number(-0.0001) == "0.000"
+    assert number(1 / 3) == "0.333"
+    assert visible("a\x00b\u202ec\nd") == "a\\u0000b\\u202ec\nd"
+    assert visible("x" * 30, 10) == "x" * 10 + " … (20 more characters)"
+    assert markdown("a|b<c>\n`d`") == "a\\|b&lt;c&gt; ⏎ \\`d\\`"
+
+
+def test_the_terminal_s_headline_needs_neither_torch_nor_matplotlib() -> None:
+    code = "import sys, distillability.report; print([name for name in ('torch', 'matplotlib', 'jinja2') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
