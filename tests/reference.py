@@ -1,0 +1,94 @@
+"""Naive float64 references, written from the definitions with loops; slow, and used by tests only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+__all__ = ["advantage_fixed_scale", "advantage_z_sum", "forward_kl", "jsd", "k3", "log_softmax", "reverse_kl", "z_scores"]
+
+
+def log_softmax(logits: Sequence[float]) -> list[float]:
+    top = max(logits)
+    total = sum(math.exp(value - top) for value in logits)
+    return [value - top - math.log(total) for value in logits]
+
+
+def forward_kl(teacher: Sequence[float], student: Sequence[float]) -> float:
+    """KL(p‖q) = Σ p log(p / q), p the teacher."""
+    log_p, log_q = log_softmax(teacher), log_softmax(student)
+    return sum(math.exp(a) * (a - b) for a, b in zip(log_p, log_q, strict=True))
+
+
+def reverse_kl(teacher: Sequence[float], student: Sequence[float]) -> float:
+    """KL(q‖p)."""
+    return forward_kl(student, teacher)
+
+
+def jsd(teacher: Sequence[float], student: Sequence[float], teacher_weight: float) -> float:
+    """π KL(p‖m) + (1 − π) KL(q‖m), m = π p + (1 − π) q."""
+    p, q = ([math.exp(value) for value in log_softmax(logits)] for logits in (teacher, student))
+    total = 0.0
+    for a, b in zip(p, q, strict=True):
+        m = teacher_weight * a + (1 - teacher_weight) * b
+        total += teacher_weight * a * math.log(a / m) + (1 - teacher_weight) * b * math.log(b / m)
+    return total
+
+
+def k3(log_policy: float, log_reference: float) -> float:
+    """exp(d) − d − 1, d = log π₀ − log π_θ."""
+    d = log_reference - log_policy
+    return math.exp(d) - d - 1
+
+
+def z_scores(rewards: Sequence[float]) -> list[float]:
+    """(r − mean) / (std + 1e-4), std with n − 1."""
+    n = len(rewards)
+    mean = sum(rewards) / n
+    std = math.sqrt(sum((r - mean) ** 2 for r in rewards) / (n - 1))
+    return [(r - mean) / (std + 1e-4) for r in rewards]
+
+
+def _centred(values: Sequence[float | None]) -> list[float | None]:
+    known = [value for value in values if value is not None]
+    mean = sum(known) / len(known) if known else 0.0
+    return [None if value is None else value - mean for value in values]
+
+
+def advantage_fixed_scale(
+    rewards: Sequence[float], right: Sequence[bool], compatibility: Sequence[float], knob: float, scale: float, clip: float, gate: bool
+) -> list[float]:
+    """One group: centre C on what counts, / s_C, clip, centre again, × knob, shrink to keep the order of right and wrong."""
+    z = z_scores(rewards)
+    counted = [None if math.isnan(c) or (gate and not ok) else c for c, ok in zip(compatibility, right, strict=True)]
+    scaled = [None if c is None else max(-clip, min(clip, c / scale)) for c in _centred(counted)]
+    part = [0.0 if c is None else c * knob for c in _centred(scaled)]
+    if not gate or all(right) or not any(right):
+        return [a + b for a, b in zip(z, part, strict=True)]
+    worst_right = min(a for a, ok in zip(z, right, strict=True) if ok)
+    best_wrong = max(a for a, ok in zip(z, right, strict=True) if not ok)
+    needed = best_wrong + 0.1 * (worst_right - best_wrong)
+
+    def keeps_order(factor: float) -> bool:
+        return all(a + factor * b >= needed - 1e-12 for a, b, ok in zip(z, part, right, strict=True) if ok)
+
+    low, high = 0.0, 1.0
+    if keeps_order(1.0):
+        low = 1.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if keeps_order(middle) else (low, middle)
+    return [a + low * b for a, b in zip(z, part, strict=True)]
+
+
+def advantage_z_sum(
+    rewards: Sequence[float], compatibility: Sequence[float], knob: float, scale: float
+) -> list[float]:
+    """One ungated group in the paper's form; a group whose C spreads less than a tenth of s_C says nothing."""
+    z = z_scores(rewards)
+    known = [c for c in compatibility if not math.isnan(c)]
+    mean = sum(known) / len(known)
+    spread = math.sqrt(sum((c - mean) ** 2 for c in known) / (len(known) - 1))
+    if spread < 0.1 * scale:
+        return z
+    return [a + (0.0 if math.isnan(c) else knob * (c - mean) / (spread + 1e-4 * scale)) for a, c in zip(z, compatibility, strict=True)]

@@ -1,0 +1,225 @@
+"""The advantage, C, its scale, proxy admission, and both forms of the K3 anchor."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distillability.rewards.admission import admit
+from distillability.rewards.compatibility import compatibility
+from distillability.rewards.compose import compatibility_scale, compose_advantage
+from distillability.rewards.length import length_reward
+from distillability.scoring.likelihood import Likelihood
+
+NAN = float("nan")
+
+
+def _group(seed: int, n_right: int, size: int = 8, missing: int = 0) -> tuple[list[bool], list[float]]:
+    rng = random.Random(seed)
+    right = [True] * n_right + [False] * (size - n_right)
+    rng.shuffle(right)
+    values = [rng.gauss(-1, 3) for _ in range(size)]
+    for index in rng.sample(range(size), missing):
+        values[index] = NAN
+    return right, values
+
+
+def _compose(right: list[bool], values: list[float], **changes: object):  # type: ignore[no-untyped-def]
+    common: dict[str, object] = {"knob": 1.0, "scale": 0.7, "clip": 2.0, "gate": "correct"}
+    flags = torch.tensor([right])
+    return compose_advantage(
+        task_reward=flags.double(),
+        right=flags,
+        compatibility=torch.tensor([values], dtype=torch.float64),
+        **(common | changes),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("n_right", range(9))
+@pytest.mark.parametrize("knob", [-3.0, -1.0, -0.1, 0.1, 1.0, 3.0])
+@pytest.mark.parametrize("missing", [0, 3])
+def test_fixed_scale_against_the_reference_for_every_number_of_right_ones(n_right: int, knob: float, missing: int) -> None:
+    for seed in range(5):
+        right, values = _group(seed, n_right, missing=missing)
+        found = _compose(right, values, knob=knob).advantage[0]
+        expected = reference.advantage_fixed_scale([float(ok) for ok in right], right, values, knob, 0.7, 2.0, gate=True)
+        assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), atol=1e-8)
+
+
+@pytest.mark.parametrize("knob", [-1.0, 2.0])
+def test_ungated_against_the_reference(knob: float) -> None:
+    right, values = _group(3, 4, missing=2)
+    found = _compose(right, values, knob=knob, gate="none").advantage[0]
+    expected = reference.advantage_fixed_scale([float(ok) for ok in right], right, values, knob, 0.7, 2.0, gate=False)
+    assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [0.7, 1000.0])
+def test_the_papers_form_against_the_reference(scale: float) -> None:
+    right, values = _group(4, 5, missing=1)
+    found = _compose(right, values, form="z_sum", gate="none", scale=scale).advantage[0]
+    expected = reference.advantage_z_sum([float(ok) for ok in right], values, 1.0, scale)
+    assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), atol=1e-9)
+
+
+@given(seed=st.integers(0, 10**6), n_right=st.integers(1, 7), knob=st.floats(-50, 50))
+@settings(max_examples=200, deadline=None)
+def test_the_gate_never_lets_a_wrong_completion_pass_a_right_one(seed: int, n_right: int, knob: float) -> None:
+    right, values = _group(seed, n_right)
+    advantage = _compose(right, values, knob=knob).advantage[0]
+    flags = torch.tensor(right)
+    z = torch.tensor(reference.z_scores([float(ok) for ok in right]), dtype=torch.float64)
+    gap = z[flags].min() - z[~flags].max()
+    assert advantage[flags].min() >= advantage[~flags].max() + 0.1 * gap - 1e-9
+
+
+def test_the_sign_of_the_knob_flips_the_calibration_part() -> None:
+    right, values = _group(5, 8)
+    assert torch.equal(_compose(right, values, knob=1.0).calibration, -_compose(right, values, knob=-1.0).calibration)
+    assert _compose(right, values, knob=1.0).calibration.abs().sum() > 0
+
+
+def test_knob_0_is_the_group_z_score() -> None:
+    right, values = _group(6, 3)
+    expected = torch.tensor([reference.z_scores([float(ok) for ok in right])], dtype=torch.float64)
+    assert torch.allclose(_compose(right, values, knob=0.0).advantage, expected)
+
+
+def test_the_dose_is_linear_until_the_gate_and_a_floor_multiplier_divides_it() -> None:
+    right, values = _group(7, 8)
+    one, three = _compose(right, values, knob=0.1).calibration, _compose(right, values, knob=0.3).calibration
+    assert torch.allclose(3 * one, three)
+    assert torch.allclose(_compose(right, values, knob=0.1, floor_multiplier=1.0).calibration, one / 2)
+
+
+def test_the_clip_bounds_what_one_completion_can_earn() -> None:
+    part = _compose([True] * 8, [0.0] * 7 + [-1e6], knob=-1.0).calibration
+    assert part.abs().max() <= 4.0
+
+
+def test_groups_of_one_kind_are_counted() -> None:
+    flags = torch.tensor([[True] * 4, [False] * 4, [True, False] * 2])
+    found = compose_advantage(
+        task_reward=flags.double(), right=flags, compatibility=torch.zeros(3, 4, dtype=torch.float64), knob=1.0, scale=1.0
+    )
+    assert found.metrics["all_right_groups"] == pytest.approx(1 / 3)
+    assert found.metrics["all_wrong_groups"] == pytest.approx(1 / 3)
+    assert found.calibration.abs().sum() == 0
+
+
+def test_all_missing_is_no_calibration_and_no_nan() -> None:
+    found = _compose([True] * 4 + [False] * 4, [NAN] * 8)
+    assert found.advantage.isfinite().all()
+    assert found.calibration.abs().sum() == 0
+
+
+def test_scale_is_the_pooled_within_group_deviation() -> None:
+    values = torch.tensor([[1.0, 3.0, 100.0, NAN], [10.0, 10.0, 10.0, 50.0]], dtype=torch.float64)
+    right = torch.tensor([[True, True, False, True], [True, True, True, False]])
+    assert compatibility_scale(values, right) == pytest.approx(math.sqrt(2.0 / 3))
+    assert compatibility_scale(values, torch.zeros(2, 4, dtype=torch.bool)) == 0.0
+
+
+def test_compatibility_under_each_normaliser() -> None:
+    proxy, teacher = Likelihood(-6.0, 3, 8, 4), Likelihood(-2.0, 2, 8, 4)
+    for normaliser, expected in (("none", -4.0), ("bytes", -0.5), ("characters", -1.0), ("tokens", -1.0)):
+        assert compatibility([proxy], [teacher], normaliser).tolist() == [expected]  # type: ignore[arg-type]
+    assert compatibility([None, proxy], [teacher, None], "bytes").isnan().all()
+
+
+def test_length_reward_counts_bytes_and_leaves_truncated_out() -> None:
+    assert length_reward(["ab", "é", "abc", ""], [False, False, True, False]).tolist()[:2] == [2.0, 2.0]
+    assert length_reward(["abc", ""], [True, False]).isnan().all()
+
+
+def _scores(values: list[float]) -> list[Likelihood | None]:
+    return [Likelihood(value, 10, 10, 10) for value in values]
+
+
+def _admission(easy: float, hard: float, wrong: float, n_wrong: int = 80, labels: bool = True):  # type: ignore[no-untyped-def]
+    """64 groups of 8: half easy, half hard, and some wrong ones, each with a little noise."""
+    rng = random.Random(0)
+    values, right, modes = [], [], []
+    for index in range(512):
+        ok = index >= n_wrong
+        centre = (easy if index % 2 else hard) if ok else wrong
+        values.append(centre + rng.gauss(0, 0.05))
+        right.append(ok)
+        modes.append(bool(index % 2) if labels else None)
+    return admit(proxy=_scores(values), reference=_scores([0.0] * 512), right=right, group_size=8, easy=modes)
+
+
+def test_a_proxy_that_tells_modes_apart_is_admitted() -> None:
+    admission = _admission(easy=-1, hard=-4, wrong=-20)
+    assert admission.passed
+    assert [check.passed for check in admission.checks] == [True, True, True]
+
+
+def test_right_against_wrong_alone_does_not_admit() -> None:
+    admission = _admission(easy=-1, hard=-1, wrong=-20)
+    assert not admission.passed
+    assert admission.checks[0].passed
+    assert "smaller" in admission.advice
+
+
+def test_a_broken_proxy_is_refused_however_opinionated() -> None:
+    assert not _admission(easy=-1, hard=-4, wrong=-2).passed
+
+
+def test_spread_admits_without_mode_labels() -> None:
+    admission = _admission(easy=-1, hard=-4, wrong=-20, labels=False)
+    assert admission.passed
+    assert admission.checks[2].value is None
+
+
+def test_what_could_not_be_measured_is_not_passed() -> None:
+    admission = _admission(easy=-1, hard=-4, wrong=-20, n_wrong=10)
+    assert not admission.passed
+    assert admission.checks[0].value is None
+    planted = admit(
+        proxy=_scores([-1.0, -4.0] * 32),
+        reference=_scores([0.0] * 64),
+        right=[True] * 64,
+        group_size=8,
+        easy=[True, False] * 32,
+        planted_wrong=_scores([-30.0] * 60),
+    )
+    assert planted.passed
+    assert "planted" in planted.checks[0].note
+
+
+# The anchor: K3 at one position, by enumeration
+
+
+def _policies() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
+    return logits, torch.randn(5, generator=generator, dtype=torch.float64).log_softmax(0)
+
+
+def _gradient(loss: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    (gradient,) = torch.autograd.grad(loss, logits)
+    return gradient
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_both_k3_gradients(corrected: bool) -> None:
+    """As a loss on sampled tokens K3 has the gradient of KL(π₀‖π); corrected by the importance ratio, that of KL(π‖π₀)."""
+    logits, reference_logprobs = _policies()
+    logprobs = logits.log_softmax(0)
+    drawn = logprobs.detach().exp()  # the expectation over tokens sampled from the policy
+    difference = reference_logprobs - logprobs
+    k3 = difference.exp() - difference - 1
+    expected_value = [reference.k3(a, b) for a, b in zip(logprobs.tolist(), reference_logprobs.tolist(), strict=True)]
+    assert torch.allclose(k3, torch.tensor(expected_value, dtype=torch.float64))
+    ratio = (logprobs - logprobs.detach()).exp() if corrected else torch.ones(5, dtype=torch.float64)
+    found = _gradient((drawn * ratio * k3).sum(), logits)
+    p, q = reference_logprobs, logits.log_softmax(0)
+    divergence = (q.exp() * (q - p)).sum() if corrected else (p.exp() * (p - q)).sum()
+    assert torch.allclose(found, _gradient(divergence, logits))
