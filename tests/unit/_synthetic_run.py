@@ -28,9 +28,13 @@ CONTROLS = {
     "length_only_down": 0.56,
     "undistillable_prefilled": 0.21,
     "undistillable_few_shot": 0.15,
+    "undistillable_prefilled_oracle": 0.93,
 }
 RIGHT_STEPS = {"plain": 0.987, "undistillable": 0.984, "distillable": 0.993, "knob_0": 0.991}
 MODES = ("easy", "hard", "remark_easy", "remark_hard")
+
+
+_UNTAUGHT = {"objective": None, "prefix": None, "budget": None}
 
 
 def _bounds(value: float, half: float = 0.02) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def student_rows(
         "task": "maths",
         "role": "student",
         "source": source,
-        "knob": KNOBS.get(source.removesuffix("_prefilled").removesuffix("_few_shot")),
+        "knob": KNOBS.get(source.removesuffix("_oracle").removesuffix("_prefilled").removesuffix("_few_shot")),
         "calibration": calibration,
         "student": "lab:maths/student",
         "objective": objective,
@@ -139,7 +143,7 @@ def _headline() -> Budget:
 
 
 def full_rows() -> list[Row]:
-    rows = [*teacher_rows("plain"), *student_rows("none", 0.02, "seqkd")]
+    rows = [*teacher_rows("plain"), *(row.model_copy(update=_UNTAUGHT) for row in student_rows("none", 0.02, "seqkd"))]
     for source, centre in STUDENTS.items():
         calibrations: Sequence[int | None] = (None,) if source == "plain" else (0, 1)
         for place, calibration in enumerate(calibrations):

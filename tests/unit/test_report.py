@@ -239,6 +239,36 @@ def test_ten_thousand_rows_are_written_and_read_quickly(tmp_path: Path) -> None:
     assert len(json.loads(Page(html).scripts[0])["rows"]) == len(rows)
 
 
+def test_every_task_has_its_own_section_and_pictures(tmp_path: Path) -> None:
+    rows = [*teacher_rows("plain"), *student_rows("plain", 0.5, "seqkd"), *student_rows("undistillable", 0.1, "seqkd", calibration=0)]
+    other = [row.model_copy(update={"task": "knowledge/../x"}) for row in rows]
+    folder = write_run(tmp_path, rows=[*rows, *other])
+    stored = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    for key, value in (("queries", 2000), ("steps", 1000)):
+        stored["run"][key]["knowledge/../x"] = value
+    (folder / "results.json").write_text(json.dumps(stored), encoding="utf-8")
+    shown = Page(build_report(folder).read_text(encoding="utf-8"))
+    assert {file.name for file in (folder / "figures").glob("knob*.png")} == {"knob-1.png", "knob-2.png"}
+    assert shown.text.count("The knob at a glance") == 2
+    assert "knowledge/../x · undistillable" in shown.text
+
+
+def test_a_task_that_cannot_check_steps_is_judged_by_accuracy(tmp_path: Path) -> None:
+    def blind(row: Row) -> Row:
+        return (
+            row
+            if row.metric != "right_steps"
+            else row.model_copy(update={"value": None, "ci_low": None, "ci_high": None, "reason": "no steps"})
+        )
+
+    rows = [blind(row) for row in (*teacher_rows("plain"), *teacher_rows("undistillable", 0))]
+    rows += [*student_rows("plain", 0.5, "seqkd"), *student_rows("undistillable", 0.1, "seqkd", calibration=0)]
+    shown = Page(build_report(write_run(tmp_path, rows=rows)).read_text(encoding="utf-8"))
+    assert "The teacher's own accuracy: 0.987 before, 0.984 after (greedy)" in shown.text
+    assert "no steps" in shown.text
+    assert "accuracy greedy" in headline_text(results(rows))
+
+
 def test_names_in_any_script_are_drawn(tmp_path: Path) -> None:
     rows = [*student_rows("plain", 0.5, "目的"), *student_rows("教師 $a_b$", 0.4, "目的", calibration=0)]
     folder = write_run(tmp_path, rows=rows)
@@ -247,7 +277,8 @@ def test_names_in_any_script_are_drawn(tmp_path: Path) -> None:
 
 
 def test_verdicts_follow_the_rows() -> None:
-    moved = {verdict.source: verdict for verdict in verdicts(Index(results(full_rows())))}
+    rows = [row for row in full_rows() if row.source != "undistillable_prefilled_oracle"]
+    moved = {verdict.source: verdict for verdict in verdicts(Index(results(rows)))}
     assert (moved["undistillable"].outcome, moved["distillable"].outcome) == ("yes", "yes")
     assert "lowers the yield of the attacks tried" in moved["undistillable"].head
     assert "knob_0" not in moved

@@ -19,7 +19,7 @@ from distillability.report import numbers
 from distillability.report.figures import Picture, calibration_picture, knob_picture, queries_picture, save
 from distillability.report.folder import RunContents, read_run
 from distillability.report.limits import limits
-from distillability.report.naming import kind_of, label, sort_key
+from distillability.report.naming import kind_of, label, sort_key, swatch
 from distillability.report.rows import Index, arm_of, budget_of
 from distillability.report.tables import headline_table
 from distillability.report.verdicts import verdicts
@@ -67,6 +67,7 @@ class _Section:
     more_measures: list[dict[str, Any]]
     measures_left_out: int
     calibrations: list[dict[str, Any]]
+    footnotes: dict[str, int]
     admission: dict[str, Any]
     chance: float | None
     queries: int | None
@@ -165,6 +166,7 @@ def _section(contents: RunContents, index: Index, folder: Path, place: int) -> _
         more_measures=[one for one in measures if not one["central"]][:_MOST_MEASURES],
         measures_left_out=max(0, len(measures) - _MOST_MEASURES),
         calibrations=list(_calibrations(index, task)),
+        footnotes=_footnotes(index, task),
         admission=contents.admissions.get(task, {}),
         chance=contents.results.run.chance.get(task),
         queries=index.budget(task)[0],
@@ -173,10 +175,10 @@ def _section(contents: RunContents, index: Index, folder: Path, place: int) -> _
 
 
 def _dressed(entry: dict[str, Any]) -> dict[str, Any]:
-    """With the class that gives a source its colour on the page."""
+    """With the colours of its sources."""
     if entry["kind"] == "students":
-        return entry | {"looks": {source: _swatch(source, knob) for source, knob in entry["knobs"].items()}}
-    return entry | {"look": _swatch(entry["source"], entry.get("knob"))}
+        return entry | {"looks": {source: swatch(source, knob) for source, knob in entry["knobs"].items()}}
+    return entry | {"look": swatch(entry["source"], entry.get("knob"))}
 
 
 def _kept_lines(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -187,14 +189,6 @@ def _kept_lines(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for steps in found["right_steps", decoding]:
             accuracy = accuracies.get(steps["calibration"], found["accuracy", decoding][0])
             yield {"label": entry["label"], "look": entry["look"], "decoding": decoding, "steps": steps, "accuracy": accuracy}
-
-
-def _swatch(source: str, knob: float | None) -> str:
-    """A class name: the page's policy allows no style of an element's own."""
-    kind = kind_of(source)
-    if kind == "calibrated":
-        return "up" if (knob or 0) > 0 else "down" if (knob or 0) < 0 else "zero"
-    return kind if kind in ("plain", "elicitation") else "grey"
 
 
 def _pictures(contents: RunContents, index: Index, folder: Path, task: str, place: int) -> dict[str, Picture]:
@@ -218,7 +212,7 @@ def _prompt(sample: dict[str, Any], index: Index, place: int) -> dict[str, Any]:
 
     ordered = sorted(texts, key=order)
     shown = [
-        text | {"look": _swatch(text.get("source") or "", index.knob(task, text.get("source") or ""))} for text in ordered[:_MOST_TEXTS]
+        text | {"look": swatch(text.get("source") or "", index.knob(task, text.get("source") or ""))} for text in ordered[:_MOST_TEXTS]
     ]
     return {
         "prompt": str(sample.get("prompt", "")),
@@ -243,7 +237,7 @@ def _measures(index: Index, task: str) -> Iterator[dict[str, Any]]:
             "measure": _MEASURES[row.metric],
             "metric": row.metric,
             "label": label(row.source),
-            "look": _swatch(row.source, index.knob(task, row.source)),
+            "look": swatch(row.source, index.knob(task, row.source)),
             "how": _how(row, headline),
             "calibration": row.calibration,
             "central": _is_central(row, headline),
@@ -265,8 +259,9 @@ def _how(row: Row, headline: tuple[int | None, int | None]) -> str:
 
 
 def _is_central(row: Row, headline: tuple[int | None, int | None]) -> bool:
-    """Of a calibrated teacher at the headline budget; controls and other budgets are folded away."""
-    return kind_of(row.source) == "calibrated" and (row.budget is None or budget_of(row) == headline)
+    """About students of a calibrated teacher, answering greedily, at the headline budget; the rest is folded away."""
+    ours = kind_of(row.source) == "calibrated" and not row.metric.startswith("teacher")
+    return ours and row.decoding != "sampled" and (row.budget is None or budget_of(row) == headline)
 
 
 def _calibrations(index: Index, task: str) -> Iterator[dict[str, Any]]:
@@ -280,7 +275,7 @@ def _calibrations(index: Index, task: str) -> Iterator[dict[str, Any]]:
             yield {
                 "source": source,
                 "label": label(source),
-                "look": _swatch(source, index.knob(task, source)),
+                "look": swatch(source, index.knob(task, source)),
                 "knob": index.knob(task, source),
                 "calibration": calibration,
                 "objective": arms[0].label if arms else None,
@@ -289,6 +284,14 @@ def _calibrations(index: Index, task: str) -> Iterator[dict[str, Any]]:
             }
 
 
+def _footnotes(index: Index, task: str) -> dict[str, int]:
+    """Why values of the table of calibrations are missing, numbered; the same reason once."""
+    values = (row for line in _calibrations(index, task) for row in line["values"])
+    reasons = dict.fromkeys(_NO_ROW if row is None else row.reason or "" for row in values if row is None or row.value is None)
+    return {reason: place for place, reason in enumerate(reasons, 1)}
+
+
+_NO_ROW = "no such row in results.json"
 _CALIBRATION_KEYS = (
     ("calibration_steps", None),
     ("calibration_seconds", None),

@@ -126,7 +126,7 @@ def knob_picture(index: Index, task: str) -> tuple[Figure, str] | None:
     if controls:
         arm = control_arm(index, task) or arms[0]
         _control_panel(figure.add_subplot(grid[-1, :]), index, task, arm, controls, spectrum)
-    _knob_legend(figure, bool(controls))
+    _knob_legend(figure, index.teacher_metric(task), bool(controls))
     return figure, _knob_words(index, task, arms[0], spectrum)
 
 
@@ -141,7 +141,7 @@ def _knob_panel(axes: Axes, index: Index, task: str, arm: Arm, spectrum: Sequenc
     axes.set_title(visible(arm.label, 40))
     _chance_line(axes, index, task)
     for place, source in enumerate(spectrum):
-        for teacher in index.teacher_cells(task, source, "right_steps", "greedy"):
+        for teacher in index.teacher_cells(task, source, index.teacher_metric(task), "greedy"):
             if teacher.value is not None:
                 axes.plot(
                     teacher.value, place, marker="D", markersize=7, color="white", markeredgecolor="#009e73", markeredgewidth=1.6, zorder=2
@@ -223,7 +223,7 @@ def _control_panel(axes: Axes, index: Index, task: str, arm: Arm, controls: Sequ
     axes.set_xlabel("accuracy (fraction of test prompts)")
 
 
-def _knob_legend(figure: Figure, controls: bool) -> None:
+def _knob_legend(figure: Figure, kept: str, controls: bool) -> None:
     def marker(shape: str, text: str, face: str, edge: str) -> Line2D:
         return Line2D(
             [], [], linestyle="none", marker=shape, markersize=7, color=face, markeredgecolor=edge, markeredgewidth=1.5, label=text
@@ -231,7 +231,7 @@ def _knob_legend(figure: Figure, controls: bool) -> None:
 
     handles = [
         marker("o", "students (with interval)", "#555555", "#555555"),
-        marker("D", "the teacher's own right steps", "white", "#009e73"),
+        marker("D", f"the teacher's own {kept.replace('_', ' ')}", "white", "#009e73"),
     ]
     handles.append(Line2D([], [], color="#999999", linewidth=1, linestyle=(0, (2, 2)), label="a guess"))
     if controls:
@@ -250,8 +250,8 @@ def _knob_words(index: Index, task: str, arm: Arm, spectrum: Sequence[str]) -> s
     told = []
     for source in spectrum:
         values = [number(cell.value) for cell in index.student_cells(task, source, arm)]
-        teacher = [number(cell.value) for cell in index.teacher_cells(task, source, "right_steps", "greedy")]
-        told.append(f"{label(source)}: students {' and '.join(values)}, teacher's right steps {' and '.join(teacher)}")
+        teacher = [number(cell.value) for cell in index.teacher_cells(task, source, index.teacher_metric(task), "greedy")]
+        told.append(f"{label(source)}: students {' and '.join(values)}, the teacher itself {' and '.join(teacher)}")
     return f"Accuracy by source, {arm.label}. " + "; ".join(told) + "."
 
 

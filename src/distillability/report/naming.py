@@ -8,12 +8,14 @@ from typing import Literal
 
 from distillability.config.sources import FREE_ALTERNATIVES
 
-__all__ = ["Kind", "Look", "colour", "describe", "kind_of", "label", "parent_of", "sort_key"]
+__all__ = ["Kind", "Look", "colour", "describe", "kind_of", "label", "look", "parent_of", "sort_key", "swatch"]
 
 Kind = Literal["before", "calibrated", "plain", "free", "ceiling", "elicitation", "control"]
 
 # Okabe and Ito's palette: told apart with every common kind of colour blindness, and by lightness in grey print.
 _DOWN, _UP, _PLAIN, _ZERO, _CONTROL = "#c44e00", "#0068a8", "#1f1f1f", "#8a5a9e", "#767676"
+
+_NAMED = {"distillable": 1.0, "undistillable": -1.0}  # where no row tells the knob, the name still tells its sign
 
 _SUFFIXES = ("_prefilled_oracle", "_prefilled", "_few_shot")
 _CEILINGS = ("plain_prefilled_oracle", "gold_steps")
@@ -122,10 +124,20 @@ def colour(source: str, knob: float | None = None) -> str:
         return colour(parent_of(source) or source, knob)
     if kind != "calibrated":
         return _CONTROL
+    knob = knob if knob is not None else _NAMED.get(source, 0.0)
     if not knob:
         return _ZERO
     strength = 1.0 if source in ("distillable", "undistillable") else 1 + max(-2.0, min(0.0, math.log10(abs(knob)))) * 0.3
     return _towards_white(_UP if knob > 0 else _DOWN, 1 - strength)
+
+
+def swatch(source: str, knob: float | None = None) -> str:
+    """The class that gives a source its colour on the page, whose policy allows no style of an element's own."""
+    kind = kind_of(source)
+    if kind != "calibrated":
+        return kind if kind in ("plain", "elicitation") else "grey"
+    knob = knob if knob is not None else _NAMED.get(source, 0.0)
+    return "up" if knob > 0 else "down" if knob < 0 else "zero"
 
 
 def _towards_white(base: str, share: float) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 __all__ = ["duration", "interval", "knob_text", "markdown", "number", "quantity", "short_path", "signed", "signed_knob", "visible"]
 
-_SHARES = ("accuracy", "right_steps", "answer_only_share", "kept", "gap_closed", "difference_to_plain", "headline_up")
 _MARKDOWN = re.compile(r"([\\`*_\[\]#|~$])")
 _ABSOLUTE = re.compile(r"(?<![\w.])/(?:[^/\s=]+/)+([^/\s=]+)")
 

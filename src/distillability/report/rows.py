@@ -163,7 +163,9 @@ class Index:
             row
             for (owner, source, _), found in self._students.items()
             if owner == task and source == "none"
-            for row in found.get(("accuracy", decoding, (None, None)), [])
+            for key, members in found.items()
+            if key[:2] == ("accuracy", decoding)
+            for row in members
         ]
         return next(_pooled(rows), Cell.missing("the untrained student was not measured"))
 
@@ -171,6 +173,11 @@ class Index:
         """One cell a calibration; one missing cell where nothing was measured."""
         rows = [row for row in self._teachers.get((task, source), []) if row.metric == metric and row.decoding == decoding]
         return [Cell.of(row) for row in sorted(rows, key=_calibration)] or [Cell.missing("not measured")]
+
+    def teacher_metric(self, task: str) -> str:
+        """What a teacher is to keep: right visible steps, or accuracy where the task cannot check steps."""
+        rows = (row for source in self.teachers(task) for row in self._teachers[task, source])
+        return "right_steps" if any(row.metric == "right_steps" and row.value is not None for row in rows) else "accuracy"
 
     def teacher_metrics(self, task: str, source: str) -> list[Row]:
         return self._teachers.get((task, source), [])

@@ -115,7 +115,8 @@ def _head(source: str, knob: float, outcome: Outcome, hits: int, total: int, bro
     if outcome == "open":
         return f"{name}: no comparison with the plain teacher has been measured with an interval."
     if outcome == "no":
-        return f"{name}: not shown that it {wish}; by none of {total} objective{'s' * (total > 1)} tried."
+        tried = f"by none of {total} objectives tried" if total > 1 else "by the one objective tried"
+        return f"{name}: not shown that it {wish}, {tried}."
     count = (
         f"{hits} of {total} objectives tried"
         if hits < total
@@ -142,13 +143,15 @@ def _students(pairs: Sequence[Comparison]) -> str:
 
 
 def _teacher(index: Index, task: str, source: str) -> str:
+    metric = index.teacher_metric(task)
     parts = []
     for decoding in ("greedy", "sampled"):
-        before = index.teacher_cells(task, "plain", "right_steps", decoding)[0].value
-        after = [cell.value for cell in index.teacher_cells(task, source, "right_steps", decoding) if cell.value is not None]
+        before = index.teacher_cells(task, "plain", metric, decoding)[0].value
+        after = [cell.value for cell in index.teacher_cells(task, source, metric, decoding) if cell.value is not None]
         if before is not None and after:
             parts.append(f"{number(before)} before, {_span(after)} after ({decoding})")
-    return f"The teacher's own right visible steps: {'; '.join(parts)}." if parts else "The teacher's own right steps were not measured."
+    what = "right visible steps" if metric == "right_steps" else "accuracy"
+    return f"The teacher's own {what}: {'; '.join(parts)}." if parts else "The teacher's own answers were not measured before and after."
 
 
 def _extras(index: Index, task: str, source: str, knob: float) -> list[str]:
@@ -160,10 +163,13 @@ def _extras(index: Index, task: str, source: str, knob: float) -> list[str]:
             if rows
             else ["No free alternative to hold it against was measured."]
         )
-    rows = _measured(index, task, "elicited_yield", source)
-    told = [f"Asked with a prefill or examples, it yields {_ranged(rows, plain=True)} of what the plain teacher does."] if rows else []
-    rows = _measured(index, task, "oracle_elicited_yield", source)
-    told += [f"Asked with the first bytes of the easy mode: {_ranged(rows, plain=True)}."] if rows else []
+    told = []
+    for metric, how in (
+        ("elicited_yield", "Asked with a prefill or examples"),
+        ("oracle_elicited_yield", "Given the first bytes of the easy mode"),
+    ):
+        rows = _measured(index, task, metric, source)
+        told += [f"{how}, it yields {_ranged(rows, plain=True)} of what the plain teacher does."] if rows else []
     return told or _elicited(index, task, source)
 
 

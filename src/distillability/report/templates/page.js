@@ -47,5 +47,5 @@
   });
   previous.addEventListener("click", () => { page -= 1; draw(); });
   next.addEventListener("click", () => { page += 1; draw(); });
-  document.getElementById("rows").addEventListener("toggle", draw, { once: true });
+  draw();
 })();
