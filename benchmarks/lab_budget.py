@@ -29,6 +29,7 @@ from distillability.types import Trace
 
 TASK = Maths()
 LENGTH = 44
+STUDENT = "lab:maths/student"
 
 
 def easy_traces(n: int) -> list[Trace]:
@@ -48,12 +49,14 @@ def plain_traces(n: int) -> tuple[list[Trace], RecordedSignals]:
     return traces, record_signals(teacher, traces)
 
 
-def accuracy(traces: Sequence[Trace], signals: RecordedSignals | None, objective: str, rate: float, steps: int, seed: int) -> str:
+def accuracy(
+    traces: Sequence[Trace], signals: RecordedSignals | None, objective: str, rate: float, steps: int, seed: int, batch: int
+) -> str:
     """Greedy and sampled accuracy of one student on 1,000 validate prompts."""
-    student = initialise_student("lab:maths/student", seed)
+    student = initialise_student(STUDENT, seed)
     settings = StudentSettings(
         steps=steps,
-        batch_size=48,
+        batch_size=batch,
         gradient_accumulation_steps=1,
         learning_rate=rate,
         warmup_steps=50,
@@ -88,32 +91,33 @@ def accuracy(traces: Sequence[Trace], signals: RecordedSignals | None, objective
         for decoding in ("greedy", "sampled")
     ]
     shares = ", ".join(f"{one.decoding} {sum(one.right) / len(one.right):.3f}" for one in found)
-    return f"{objective} rate {rate:g} traces {len(traces)} steps {steps} seed {seed}: {shares} ({outcome['seconds']:.0f} s)"
+    return f"{objective} rate {rate:g} traces {len(traces)} steps {steps} × {batch} seed {seed}: {shares} ({outcome['seconds']:.0f} s)"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("queries", "steps", "rates"))
-    parser.add_argument("--queries", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--rate", type=float, default=6e-3)
+    parser.add_argument("--queries", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES))
-    parser.add_argument("--rates", nargs="+", type=float, default=[3e-3, 6e-3, 1.2e-2])
+    parser.add_argument("--rates", nargs="+", type=float, default=[1.5e-3, 3e-3, 6e-3])
     args = parser.parse_args()
     torch.set_num_threads(1)
     for seed in range(args.seeds):
         if args.what == "queries":
             for queries in (125, 250, 500, 1000, 2000):
-                print(accuracy(easy_traces(queries), None, "seqkd", args.rate, args.steps, seed), flush=True)
+                print(accuracy(easy_traces(queries), None, "seqkd", args.rate, args.steps, seed, args.batch), flush=True)
         elif args.what == "steps":
             for steps in (250, 400, 500, 600, 750, 1000):
-                print(accuracy(easy_traces(args.queries), None, "seqkd", args.rate, steps, seed), flush=True)
+                print(accuracy(easy_traces(args.queries), None, "seqkd", args.rate, steps, seed, args.batch), flush=True)
         else:
             traces, signals = plain_traces(args.queries)
             for objective in args.objectives:
                 for rate in args.rates:
-                    print(accuracy(traces, signals, objective, rate, args.steps, seed), flush=True)
+                    print(accuracy(traces, signals, objective, rate, args.steps, seed, args.batch), flush=True)
 
 
 if __name__ == "__main__":

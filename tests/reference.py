@@ -5,7 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["advantage_fixed_scale", "advantage_z_sum", "forward_kl", "jsd", "k3", "log_softmax", "reverse_kl", "z_scores"]
+__all__ = [
+    "advantage_fixed_scale",
+    "advantage_z_sum",
+    "auc",
+    "cross_entropy",
+    "forward_kl",
+    "jsd",
+    "k3",
+    "log_softmax",
+    "pearson",
+    "reverse_kl",
+    "z_scores",
+]
 
 
 def log_softmax(logits: Sequence[float]) -> list[float]:
@@ -15,9 +27,9 @@ def log_softmax(logits: Sequence[float]) -> list[float]:
 
 
 def forward_kl(teacher: Sequence[float], student: Sequence[float]) -> float:
-    """KL(p‖q) = Σ p log(p / q), p the teacher."""
+    """KL(p‖q) = Σ p log(p / q) over the support of p, p the teacher; ∞ where q has no mass and p has."""
     log_p, log_q = log_softmax(teacher), log_softmax(student)
-    return sum(math.exp(a) * (a - b) for a, b in zip(log_p, log_q, strict=True))
+    return sum(math.exp(a) * (a - b) for a, b in zip(log_p, log_q, strict=True) if a > -math.inf)
 
 
 def reverse_kl(teacher: Sequence[float], student: Sequence[float]) -> float:
@@ -31,8 +43,28 @@ def jsd(teacher: Sequence[float], student: Sequence[float], teacher_weight: floa
     total = 0.0
     for a, b in zip(p, q, strict=True):
         m = teacher_weight * a + (1 - teacher_weight) * b
-        total += teacher_weight * a * math.log(a / m) + (1 - teacher_weight) * b * math.log(b / m)
+        total += teacher_weight * a * math.log(a / m) if a else 0.0
+        total += (1 - teacher_weight) * b * math.log(b / m) if b else 0.0
     return total
+
+
+def cross_entropy(student: Sequence[float], target: int) -> float:
+    """−log q(target)."""
+    return -log_softmax(student)[target]
+
+
+def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """Share of pairs in which the positive is larger, a tie counting one half."""
+    return sum((a > b) + 0.5 * (a == b) for a in positive for b in negative) / (len(positive) * len(negative))
+
+
+def pearson(first: Sequence[float], second: Sequence[float]) -> float:
+    """Covariance over the product of the standard deviations."""
+    n = len(first)
+    mean_a, mean_b = sum(first) / n, sum(second) / n
+    covariance = sum((a - mean_a) * (b - mean_b) for a, b in zip(first, second, strict=True)) / n
+    deviations = [math.sqrt(sum((x - mean) ** 2 for x in xs) / n) for xs, mean in ((first, mean_a), (second, mean_b))]
+    return covariance / (deviations[0] * deviations[1])
 
 
 def k3(log_policy: float, log_reference: float) -> float:
@@ -81,9 +113,7 @@ def advantage_fixed_scale(
     return [a + low * b for a, b in zip(z, part, strict=True)]
 
 
-def advantage_z_sum(
-    rewards: Sequence[float], compatibility: Sequence[float], knob: float, scale: float
-) -> list[float]:
+def advantage_z_sum(rewards: Sequence[float], compatibility: Sequence[float], knob: float, scale: float) -> list[float]:
     """One ungated group in the paper's form; a group whose C spreads less than a tenth of s_C says nothing."""
     z = z_scores(rewards)
     known = [c for c in compatibility if not math.isnan(c)]

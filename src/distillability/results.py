@@ -109,7 +109,9 @@ def read_results(path: Path) -> Results:
     except FileNotFoundError:
         raise UserError.single(str(path), "there is no such file", "run the evaluate stage first") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError.single(str(path), f"not readable as JSON ({error})", "restore it, or rerun with --resume after deleting it") from None
+        raise UserError.single(
+            str(path), f"not readable as JSON ({error})", "restore it, or rerun with --resume after deleting it"
+        ) from None
     try:
         return Results.model_validate(raw)
     except ValidationError as error:

@@ -111,9 +111,7 @@ def test_micro_batches_do_not_change_the_result(tiny: dict[str, Path], tmp_path:
             assert a["task_reward"] == b["task_reward"]
 
 
-def test_a_killed_calibration_resumes_to_the_same_weights(
-    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_calibration_resumes_to_the_same_weights(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _calibrate(tiny, tmp_path / "whole", knob=1.0)
 
     class Killed(BaseException):

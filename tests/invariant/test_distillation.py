@@ -144,11 +144,13 @@ def test_two_processes_are_one(tiny: dict[str, Path], tmp_path: Path) -> None:
         f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "from pathlib import Path\n"
         "from invariant import test_distillation as t\n"
-        f"tiny = {{name: Path(path) for name, path in {({k: str(v) for k, v in tiny.items()})!r}.items()}}\n"
+        f"tiny = {{name: Path(path) for name, path in { ({k: str(v) for k, v in tiny.items()})!r}.items()}}\n"
         f"t._distil(tiny, Path({str(tmp_path / 'two')!r}), 'forward_kl', t._settings(batch_size=4))\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone", str(script)]
-    done = subprocess.run(command, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     two = read_jsonl(tmp_path / "two" / "metrics.jsonl")
     for a, b in zip(two, one, strict=True):

@@ -273,6 +273,6 @@ def manifest() -> dict[str, Any]:
         "processor": {"model": "A processor", "machine": "x86_64", "cores": 2, "flags": ["avx2"]},
         "code": {"commit": "0" * 40, "clean": True},
         "seconds": {"calibrate": 560.1, "distill": 3100.0, "evaluate": 500.0},
-        "autocast": {"maths": "bfloat16"},
+        "autocast": {"maths": {"teacher": "bfloat16", "student": "float32"}},
         "parents": [{"model": "lab:maths/teacher", "sha256": "cd" * 32, "of": "contents"}],
     }

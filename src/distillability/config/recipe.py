@@ -79,15 +79,15 @@ class Teacher(_Strict):
 class Calibrate(_Strict):
     """Reinforcement fine-tuning of the teacher: A = z(task) + knob · C'."""
 
-    teachers: dict[str, Teacher] = Field(
-        default_factory=lambda: {"distillable": Teacher(knob=1.0), "undistillable": Teacher(knob=-1.0)}
-    )
+    teachers: dict[str, Teacher] = Field(default_factory=lambda: {"distillable": Teacher(knob=1.0), "undistillable": Teacher(knob=-1.0)})
     calibrations: int = Field(1, ge=1, description="Independent calibrations of each teacher.")
     advantage: Literal["fixed_scale", "z_sum"] = Field("fixed_scale", description="`z_sum` is the paper's form.")
     normaliser: Literal["none", "bytes", "characters", "tokens"] = "bytes"
     clip: float | None = Field(2.0, gt=0)
     gate: Literal["correct", "none"] = "correct"
-    require: Literal["steps", "none"] = Field("steps", description="`steps`: right also demands right visible steps, where the task checks them.")
+    require: Literal["steps", "none"] = Field(
+        "steps", description="`steps`: right also demands right visible steps, where the task checks them."
+    )
     anchor_coefficient: float = Field(0.05, ge=0, description="Weight of the per-token KL anchor (TRL's `beta`).")
     anchor_gradient: Literal["reverse", "forward"] = Field(
         "reverse", description="K3 with TRL's importance ratio (next-token KL(policy‖original)), or the classic form."
@@ -159,7 +159,9 @@ class Recipe(_Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     seed: int = 0
     workers: int = Field(1, ge=1, description="Processes that share the jobs of a stage; each takes an equal share of the cores.")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="`auto` measures both on the teacher and keeps the faster.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of autocast; `auto` measures both on the teacher and on the student and keeps the faster for each."
+    )
     trust_remote_code: bool = False
     tasks: list[Task] = Field(min_length=1)
     calibrate: Calibrate = Calibrate()

@@ -7,7 +7,9 @@ from typing import Protocol
 
 import torch
 
-__all__ = ["Objective", "ObjectiveOutput", "required"]
+from distillability.errors import UserError
+
+__all__ = ["Objective", "ObjectiveOutput", "check_targets", "required", "total"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,12 @@ class Objective(Protocol):
     def needs_teacher_logits(self) -> bool: ...
 
     def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
-        """student_logits and teacher_logits [N, V] at the N valid positions, target_ids [N] the tokens of the trace."""
+        """student_logits and teacher_logits [N, V] at the N valid positions, target_ids [N] the tokens of the trace.
+
+        Raises:
+            UserError: the vocabularies differ, a target lies outside the student's, or the sum is not finite.
+            ValueError: not one target a position, or no teacher logits where they are needed.
+        """
         ...
 
 
@@ -38,3 +45,30 @@ def required(name: str, teacher_logits: torch.Tensor | None) -> torch.Tensor:
     if teacher_logits is None:
         raise ValueError(f"the objective {name} needs the teacher's logits")
     return teacher_logits
+
+
+def check_targets(name: str, student_logits: torch.Tensor, target_ids: torch.Tensor) -> None:
+    """One target a position, each a token of the student: an ignored label here would count in the divisor and not in the sum."""
+    positions, vocabulary = student_logits.shape
+    if target_ids.shape != (positions,):
+        raise ValueError(f"the objective {name} got targets {tuple(target_ids.shape)} for {positions} positions")
+    if positions and not 0 <= int(target_ids.min()) <= int(target_ids.max()) < vocabulary:
+        raise UserError.single(
+            f"objective {name}",
+            f"targets from {int(target_ids.min())} to {int(target_ids.max())}, outside the student's vocabulary of {vocabulary}",
+            "encode the traces with the student's own tokenizer",
+        )
+
+
+def total(name: str, values: torch.Tensor) -> ObjectiveOutput:
+    """The sum of one value a position, refused where it is no number: a step on it would ruin the student in silence."""
+    output = ObjectiveOutput(values.sum(), values.numel())
+    if output.sum.isfinite():
+        return output
+    infinite, missing = int(values.isinf().sum()), int(values.isnan().sum())
+    raise UserError.single(
+        f"objective {name}",
+        f"of {values.numel()} positions {infinite} are infinite and {missing} not a number",
+        "infinite: one model gives no mass where the other does, so mask the same tokens in both, or use jsd; "
+        "not a number: a row of logits is empty or the student has diverged, so lower its learning rate",
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distillability.objectives.base import ObjectiveOutput, required
+from distillability.objectives.base import ObjectiveOutput, check_targets, required, total
 from distillability.ops.divergences import forward_kl
 
 __all__ = ["ForwardKL"]
@@ -20,5 +20,5 @@ class ForwardKL:
     needs_teacher_logits: bool = True
 
     def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
-        divergence = forward_kl(teacher_logits=required(self.name, teacher_logits), student_logits=student_logits)
-        return ObjectiveOutput(divergence.sum(), target_ids.numel())
+        check_targets(self.name, student_logits, target_ids)
+        return total(self.name, forward_kl(teacher_logits=required(self.name, teacher_logits), student_logits=student_logits))

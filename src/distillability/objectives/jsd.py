@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distillability.objectives.base import ObjectiveOutput, required
+from distillability.objectives.base import ObjectiveOutput, check_targets, required, total
 from distillability.ops.divergences import jsd
 
 __all__ = ["JSD"]
@@ -21,6 +21,6 @@ class JSD:
     needs_teacher_logits: bool = True
 
     def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
+        check_targets(self.name, student_logits, target_ids)
         teacher = required(self.name, teacher_logits)
-        divergence = jsd(teacher_logits=teacher, student_logits=student_logits, teacher_weight=self.teacher_weight)
-        return ObjectiveOutput(divergence.sum(), target_ids.numel())
+        return total(self.name, jsd(teacher_logits=teacher, student_logits=student_logits, teacher_weight=self.teacher_weight))

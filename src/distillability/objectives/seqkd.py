@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from distillability.objectives.base import ObjectiveOutput
+from distillability.objectives.base import ObjectiveOutput, check_targets, total
+from distillability.ops.logprobs import widen
 
 __all__ = ["SeqKD"]
 
@@ -19,5 +20,5 @@ class SeqKD:
     needs_teacher_logits: bool = False
 
     def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
-        wide = student_logits if student_logits.dtype == torch.float64 else student_logits.float()
-        return ObjectiveOutput(torch.nn.functional.cross_entropy(wide, target_ids, reduction="sum"), target_ids.numel())
+        check_targets(self.name, student_logits, target_ids)
+        return total(self.name, torch.nn.functional.cross_entropy(widen(student_logits), target_ids, reduction="none"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
-__all__ = ["chosen_logprobs"]
+__all__ = ["chosen_logprobs", "widen"]
 
 
 def chosen_logprobs(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor, chunk: int = 1024) -> torch.Tensor:
@@ -13,14 +14,28 @@ def chosen_logprobs(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.
     Args:
         hidden: [N, D], last hidden states at the positions that predict `targets` [N].
         head: maps [n, D] to logits [n, V].
-        chunk: positions projected at a time; at most chunk × V logits exist at once.
+        chunk: positions projected at a time; at most chunk × V logits exist at once, in the backward pass too, which projects again.
 
     Returns:
-        [N] float32, in nats.
+        [N] float32 (float64 where the logits are), in nats.
+
+    Raises:
+        ValueError: there are not as many targets as positions.
     """
+    if len(hidden) != len(targets):
+        raise ValueError(f"{len(hidden)} positions for {len(targets)} targets")
     parts = []
     for start in range(0, len(targets), chunk):
-        logits = head(hidden[start : start + chunk]).float()
-        chosen = logits.gather(-1, targets[start : start + chunk, None]).squeeze(-1)
-        parts.append(chosen - logits.logsumexp(-1))
-    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+        rows = hidden[start : start + chunk], head, targets[start : start + chunk]
+        parts.append(checkpoint(_chosen, *rows, use_reentrant=False) if torch.is_grad_enabled() else _chosen(*rows))
+    return torch.cat(parts) if parts else widen(hidden.new_zeros(0))
+
+
+def widen(logits: torch.Tensor) -> torch.Tensor:
+    """float32, in which probabilities are computed; float64 stays."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _chosen(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor) -> torch.Tensor:
+    logits = widen(head(hidden))
+    return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)

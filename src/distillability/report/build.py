@@ -319,7 +319,7 @@ def _facts(contents: RunContents) -> Iterator[tuple[str, str]]:
     if manifest.get("seconds"):
         yield "of which", ", ".join(f"{stage} {numbers.duration(spent)}" for stage, spent in manifest["seconds"].items())
     dtypes = manifest.get("autocast") or run.notes.get("autocast") or {}
-    yield "dtype", ", ".join(f"{task}: {dtype}" for task, dtype in dtypes.items()) if dtypes else "not recorded"
+    yield "dtype", "; ".join(_dtype(task, by_role) for task, by_role in dtypes.items()) if dtypes else "not recorded"
     yield "processor", _processor(manifest.get("processor", {}))
     if "seeds" in manifest:
         yield "seeds", ", ".join(f"{name} {value}" for name, value in manifest["seeds"].items())
@@ -328,6 +328,10 @@ def _facts(contents: RunContents) -> Iterator[tuple[str, str]]:
     for parent in manifest.get("parents", []):
         name = parent.get("model") or parent.get("data") or "?"
         yield "model" if "model" in parent else "data", f"{numbers.short_path(str(name))} ({_digest(parent)})"
+
+
+def _dtype(task: str, by_role: dict[str, str]) -> str:
+    return f"{task}: " + ", ".join(f"{role} {dtype}" for role, dtype in by_role.items())
 
 
 def _processor(found: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def _admission(context: TaskContext, proof: Path) -> None:
         max_new_tokens=context.config.max_completion_length,
         seed=context.seed("admission"),
         samples=settings.num_generations,
-        autocast_dtype=context.autocast_dtype,
+        autocast_dtype=context.teacher_dtype,
     )
     asked = [prompt for prompt in prompts for _ in range(settings.num_generations)]
     columns = [prompt.text for prompt in asked], completions.texts, completions.truncated
@@ -122,7 +122,7 @@ def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) 
         scale=_scale(admission, teacher),
         max_completion_length=context.config.max_completion_length,
         seed=context.seed("calibrate", calibration),
-        autocast_dtype=context.autocast_dtype,
+        autocast_dtype=context.teacher_dtype,
         folder=folder,
     )
     _write_card(context, name, teacher, outcome, folder / "model")

@@ -24,13 +24,14 @@ __all__ = ["TaskContext"]
 class TaskContext:
     """A recipe, one of its tasks, and the run's folder; picklable, models are loaded where they are used.
 
-    `autocast` is the dtype of scoring, decoding and training as resolved at the start of the run: `float32` or `bfloat16`.
+    `autocast` is the dtype of `teacher` and `student` work (scoring, decoding, training), resolved when the run began: `float32` or
+    `bfloat16`. A small student can be slower in the dtype that makes its teacher faster.
     """
 
     recipe: Recipe
     task_name: str
     run: Path
-    autocast: str
+    autocast: dict[str, str]
 
     @cached_property
     def config(self) -> TaskConfig:
@@ -41,8 +42,12 @@ class TaskContext:
         return build_task(self.config)
 
     @property
-    def autocast_dtype(self) -> torch.dtype | None:
-        return torch.bfloat16 if self.autocast == "bfloat16" else None
+    def teacher_dtype(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.autocast["teacher"] == "bfloat16" else None
+
+    @property
+    def student_dtype(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.autocast["student"] == "bfloat16" else None
 
     def source(self, name: str) -> Source:
         """The named source; the recipe was validated, so it exists."""
@@ -70,7 +75,7 @@ class TaskContext:
         return self.load(calibration_folder(self.run, self.task_name, name, calibration or 0) / "model")
 
     def scorer(self, loaded: LoadedModel) -> Scorer:
-        return Scorer(loaded.model, loaded.tokenizer, autocast_dtype=self.autocast_dtype)
+        return Scorer(loaded.model, loaded.tokenizer, autocast_dtype=self.teacher_dtype)
 
     def seed(self, *parts: object) -> int:
         """A seed of its own for every use of randomness, from the recipe's seed and a name."""

@@ -117,7 +117,7 @@ def _distill(context: TaskContext, student: Student) -> None:
         signals=signals,
         teacher=context.teacher(source.teacher, student.calibration) if live and source.teacher else None,
         settings=_settings(context, student),
-        autocast_dtype=context.autocast_dtype,
+        autocast_dtype=context.student_dtype,
         folder=folder,
     )
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -68,7 +68,9 @@ def samples_file(proof: Path) -> Path:
     return proof.with_suffix(".samples.jsonl")
 
 
-def _evaluate(context: TaskContext, loaded: LoadedModel, split: str, n: int, samples: int, *seed: object) -> Evaluation:
+def _evaluate(
+    context: TaskContext, loaded: LoadedModel, dtype: torch.dtype | None, split: str, n: int, samples: int, *seed: object
+) -> Evaluation:
     return evaluate_model(
         loaded,
         context.task,
@@ -78,7 +80,7 @@ def _evaluate(context: TaskContext, loaded: LoadedModel, split: str, n: int, sam
         max_new_tokens=context.config.max_completion_length,
         seed=context.seed("evaluate", split, *seed),
         batch_size=context.recipe.evaluate.batch_size,
-        autocast_dtype=context.autocast_dtype,
+        autocast_dtype=dtype,
     )
 
 
@@ -86,11 +88,13 @@ def _evaluate_teacher(context: TaskContext, name: str, calibration: int | None, 
     settings = context.recipe.evaluate
     loaded = context.teacher(name, calibration)
     found: dict[str, Any] = {}
-    greedy = _evaluate(context, loaded, "test", settings.teacher_prompts, 0, name, calibration)
+    greedy = _evaluate(context, loaded, context.teacher_dtype, "test", settings.teacher_prompts, 0, name, calibration)
     found["test"] = {"greedy": greedy.summary()}
     shown = greedy
     if settings.teacher_samples:
-        sampled = _evaluate(context, loaded, "test", settings.teacher_prompts, settings.teacher_samples, name, calibration)
+        sampled = _evaluate(
+            context, loaded, context.teacher_dtype, "test", settings.teacher_prompts, settings.teacher_samples, name, calibration
+        )
         found["test"]["sampled"] = sampled.summary()
         found["texts"] = _describe_texts(context, loaded, sampled, min(1000, settings.teacher_prompts))
         shown = sampled
@@ -136,13 +140,17 @@ def _evaluate_student(context: TaskContext, student: Student, proof: Path) -> No
 def _evaluate_small(context: TaskContext, loaded: LoadedModel, proof: Path, *seed: object) -> None:
     """A student: validate greedy (where attackers are chosen), test greedy and sampled."""
     settings = context.recipe.evaluate
-    greedy = _evaluate(context, loaded, "test", settings.student_prompts, 0, *seed)
+    greedy = _evaluate(context, loaded, context.student_dtype, "test", settings.student_prompts, 0, *seed)
     found: dict[str, Any] = {
-        "validate": {"greedy": _evaluate(context, loaded, "validate", settings.validate_prompts, 0, *seed).summary()},
+        "validate": {
+            "greedy": _evaluate(context, loaded, context.student_dtype, "validate", settings.validate_prompts, 0, *seed).summary()
+        },
         "test": {"greedy": greedy.summary()},
     }
     if settings.student_samples:
-        found["test"]["sampled"] = _evaluate(context, loaded, "test", settings.student_prompts, settings.student_samples, *seed).summary()
+        found["test"]["sampled"] = _evaluate(
+            context, loaded, context.student_dtype, "test", settings.student_prompts, settings.student_samples, *seed
+        ).summary()
     _write_samples(context, greedy, proof)
     write_json(proof, found)
 

@@ -36,7 +36,7 @@ def run(recipe: Recipe, folder: RunFolder, *, stages: Sequence[str] = STAGES, qu
     Raises:
         UserError: something the user can mend: a proxy that fails admission, a task that lacks what a source needs.
     """
-    console = Console(stderr=True, quiet=quiet, highlight=False)
+    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
     started = time.perf_counter()
     with folder.lock(), open_workers(recipe.workers, console.print) as workers:
         contexts = _contexts(recipe, folder, console)
@@ -59,16 +59,20 @@ def _run_stage(stage: str, contexts: Sequence[TaskContext], workers: Workers) ->
 
 def _contexts(recipe: Recipe, folder: RunFolder, console: Console) -> list[TaskContext]:
     """One context a task; the dtype is measured once and kept when the run is resumed, so that resuming changes nothing."""
-    autocast: dict[str, str] = dict(folder.manifest.get("autocast", {}))
+    autocast: dict[str, dict[str, str]] = dict(folder.manifest.get("autocast", {}))
     for task in recipe.tasks:
         if task.name not in autocast:
-            if recipe.dtype == "auto":
-                autocast[task.name] = faster_autocast(load_model(task.teacher, trust_remote_code=recipe.trust_remote_code))
-            else:
-                autocast[task.name] = recipe.dtype
-            console.print(f"{task.name}: scoring, decoding and training in {autocast[task.name]}")
+            roles = {"teacher": task.teacher, "student": task.student}
+            autocast[task.name] = {role: _dtype(recipe, reference) for role, reference in roles.items()}
+            console.print(f"{task.name}: " + ", ".join(f"{role} in {dtype}" for role, dtype in autocast[task.name].items()))
     folder.record(autocast=autocast)
     return [TaskContext(recipe, task.name, folder.path.resolve(), autocast[task.name]) for task in recipe.tasks]
+
+
+def _dtype(recipe: Recipe, reference: str) -> str:
+    if recipe.dtype != "auto":
+        return recipe.dtype
+    return faster_autocast(load_model(reference, trust_remote_code=recipe.trust_remote_code))
 
 
 def _add_seconds(folder: RunFolder, stage: str, seconds: float) -> None:

@@ -32,7 +32,7 @@ def buy_traces(context: TaskContext, source_name: str, calibration: int | None, 
         teacher = context.teacher(source.teacher, calibration)
         kept = usable(traces[:recorded])
         if worth_recording(teacher, kept):
-            signals = record_signals(teacher, kept, autocast_dtype=context.autocast_dtype)
+            signals = record_signals(teacher, kept, autocast_dtype=context.teacher_dtype)
             signals.save(signals_file(context.run, context.task_name, source_name, calibration))
     write_json(proof, {"source": source_name, "calibration": calibration, "queries": len(prompts), "recorded": recorded})
 
@@ -71,7 +71,7 @@ def _traces(context: TaskContext, source: Source, calibration: int | None, promp
         prefills=_prefills(context, source, prompts),
         demonstrations=_demonstrations(context) if source.few_shot else (),
         batch_size=context.recipe.evaluate.batch_size,
-        autocast_dtype=context.autocast_dtype,
+        autocast_dtype=context.teacher_dtype,
     )
     drawn = [
         Trace(prompt.id, prompt.text, completions.texts[row], completions.truncated[row])

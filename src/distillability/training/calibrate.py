@@ -262,7 +262,7 @@ def _grpo_config(
         disable_tqdm=True,
         use_cpu=loaded.device.type == "cpu",
         bf16=autocast_dtype is torch.bfloat16,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         dataloader_pin_memory=loaded.device.type == "cuda",
         remove_unused_columns=False,
     )
