@@ -200,11 +200,11 @@ def test_the_same_generator_gives_the_same_interval() -> None:
 
 def test_two_thousand_resamples_are_fast() -> None:
     first, second = (rng(12).random((2, 5, 1000)) < 0.5).astype(float)
-    seconds = []
+    seconds = []  # of processor time: other work on the machine is no fault of ours
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         two_way_difference(first, second, rng=rng(), resamples=2000)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.3
 
 
