@@ -137,5 +137,8 @@ def test_a_killed_calibration_resumes_to_the_same_weights(tiny: dict[str, Path],
 
 def test_the_anchor_budget_stops_and_says_so(tiny: dict[str, Path], tmp_path: Path) -> None:
     outcome = _calibrate(tiny, tmp_path, knob=1.0, anchor_budget=1e-6, learning_rate=5e-2)
+    assert outcome["kept_step"] == 0
+    original = load_model(tiny["teacher"]).model
+    assert torch.equal(_weights(tmp_path), torch.cat([parameter.detach().flatten() for parameter in original.parameters()]))
     assert outcome["steps"] < 3
     assert "over its budget" in outcome["stopped"]

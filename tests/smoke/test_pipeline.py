@@ -80,6 +80,19 @@ def test_a_folder_in_use_is_refused(smoke: Path) -> None:
     assert "--resume" in done.stdout + done.stderr
 
 
+def test_a_proxy_that_fails_admission_stops_before_training_unless_forced(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    untrained = ["--set=tasks.maths.proxy='lab:maths/student_steps'", *SMALL]
+    done = _run("calibrate", str(SMOKE), "--out", str(folder), *untrained, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 2, said
+    assert "fails admission" in said
+    assert "mend:" in said
+    assert not list(folder.glob("calibrate/maths/distillable"))
+    _run("calibrate", str(SMOKE), "--out", str(folder), "--resume", "--force", *untrained)
+    assert json.loads((folder / "recipe.json").read_text())["calibrate"]["force"] is True
+
+
 SMALL = [
     "--set=distill.arms=[{sources=['plain','distillable'],objectives=['forward_kl']}]",
     "--set=calibrate.teachers={distillable={knob=1.0}}",

@@ -98,7 +98,7 @@ class Calibrate(_Strict):
     per_device_train_batch_size: int | None = Field(None, ge=1, description="Completions per micro-batch; a whole step where null.")
     max_steps: int = Field(60, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
-    save_steps: int = Field(20, ge=1)
+    save_steps: int = Field(10, ge=1, description="A checkpoint every so many steps; an overspent anchor goes back to one.")
     scale_prompts: int = Field(64, ge=2, description="Prompts of the plain teacher on which s_C and proxy admission are measured.")
     force: bool = Field(False, description="Calibrate with a proxy that fails admission; recorded.")
 

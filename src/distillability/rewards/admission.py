@@ -16,6 +16,7 @@ __all__ = ["Admission", "Check", "admit"]
 
 _MIN_AUC = 0.8
 _MIN_WRONG = 50
+_MIN_OF_A_MODE = 10  # an area under a curve of fewer is noise
 _MIN_SPREAD_NATS = 0.3
 _MIN_STANDARD_ERRORS = 3.0
 _RESAMPLES = 500
@@ -52,7 +53,7 @@ def admit(
     easy: Sequence[bool | None],
     planted_wrong: Sequence[Likelihood | None] = (),
 ) -> Admission:
-    """Judge a proxy on the plain teacher's sampled completions.
+    """Judge a proxy on the plain teacher's sampled completions, before any training.
 
     Args:
         proxy, reference: likelihoods of the completions, groups of `group_size` side by side.
@@ -61,13 +62,15 @@ def admit(
 
     Refused: a proxy that does not prefer right to wrong texts (or where that could not be measured), and one that neither spreads among
     right completions nor prefers easy ones. A right-against-wrong preference alone says nothing about whether a proxy can steer.
+
+    Source: ours.
     """
     sound = _prefers_right(proxy, right, planted_wrong)
     spread = _spread(proxy, reference, right, group_size)
     steers = _prefers_easy(proxy, right, easy)
     passed = bool(sound.passed) and (bool(spread.passed) or bool(steers.passed))
     checks = [sound, spread, steers]
-    summary = "; ".join(f"{check.name} {_shown(check.value)} (needs {check.threshold:g}, n {check.n})" for check in checks)
+    summary = "; ".join(map(_shown, checks))
     return Admission(passed, checks, summary, "" if passed else _advice(sound))
 
 
@@ -75,17 +78,16 @@ def _prefers_right(proxy: Sequence[Likelihood | None], right: Sequence[bool], pl
     name = "AUC of log P per byte, right against wrong"
     good = [score for score, ok in zip(proxy, right, strict=True) if ok and score is not None]
     bad = [score for score, ok in zip(proxy, right, strict=True) if not ok and score is not None]
-    note = ""
+    note = f"{len(bad)} wrong texts of the teacher's own"
     if len(bad) < _MIN_WRONG:
         extra = [score for score in planted if score is not None]
-        note = f"{len(bad)} wrong texts of the teacher's own and {len(extra)} with planted errors"
+        note += f" and {len(extra)} with planted errors"
         bad += extra
-    if len(bad) < _MIN_WRONG or not good:
-        return Check(
-            name, None, _MIN_AUC, None, len(bad), f"{len(good)} right and {len(bad)} wrong texts; at least {_MIN_WRONG} wrong are needed"
-        )
-    value = auc(_per_byte(good), _per_byte(bad))
-    return Check(name, value, _MIN_AUC, value is not None and value >= _MIN_AUC, len(bad), note)
+    value = auc(_per_byte(good), _per_byte(bad)) if len(bad) >= _MIN_WRONG else None
+    if value is None:
+        reason = f"{len(good)} right texts, {note}; at least {_MIN_WRONG} wrong ones and a right one are needed"
+        return Check(name, None, _MIN_AUC, None, len(bad), reason)
+    return Check(name, value, _MIN_AUC, value >= _MIN_AUC, len(bad), note)
 
 
 def _spread(proxy: Sequence[Likelihood | None], reference: Sequence[Likelihood | None], right: Sequence[bool], group_size: int) -> Check:
@@ -93,9 +95,9 @@ def _spread(proxy: Sequence[Likelihood | None], reference: Sequence[Likelihood |
     values = compatibility(proxy, reference, "none").view(-1, group_size)
     counted = torch.tensor(right).view(-1, group_size) & ~values.isnan()
     usable = int((counted.sum(1) >= 2).sum())
-    if usable < 2:
-        return Check(name, None, _MIN_SPREAD_NATS, None, usable, "fewer than two prompts with two right completions")
     value = compatibility_scale(values, counted)
+    if value is None or usable < 2:
+        return Check(name, None, _MIN_SPREAD_NATS, None, usable, "fewer than two prompts with two right completions")
     error = _standard_error(values, counted)
     passed = value >= _MIN_SPREAD_NATS and value >= _MIN_STANDARD_ERRORS * error
     return Check(name, value, _MIN_SPREAD_NATS, passed, usable, f"standard error {error:.3f}, bootstrap over prompts")
@@ -104,29 +106,37 @@ def _spread(proxy: Sequence[Likelihood | None], reference: Sequence[Likelihood |
 def _standard_error(values: torch.Tensor, counted: torch.Tensor) -> float:
     generator = torch.Generator().manual_seed(0)
     draws = torch.randint(len(values), (_RESAMPLES, len(values)), generator=generator)
-    return float(torch.tensor([compatibility_scale(values[rows], counted[rows]) for rows in draws], dtype=torch.float64).std())
+    found = [scale for rows in draws if (scale := compatibility_scale(values[rows], counted[rows])) is not None]
+    return float(torch.tensor(found, dtype=torch.float64).std())
 
 
 def _prefers_easy(proxy: Sequence[Likelihood | None], right: Sequence[bool], easy: Sequence[bool | None]) -> Check:
     name = "AUC of log P per byte, easy against hard modes"
     rows = [(score, mode) for score, ok, mode in zip(proxy, right, easy, strict=True) if ok and score is not None and mode is not None]
-    value = auc(_per_byte([score for score, mode in rows if mode]), _per_byte([score for score, mode in rows if not mode]))
+    of_easy, of_hard = [score for score, mode in rows if mode], [score for score, mode in rows if not mode]
+    note = f"{len(of_easy)} right texts of easy modes, {len(of_hard)} of hard ones"
+    value = auc(_per_byte(of_easy), _per_byte(of_hard)) if min(len(of_easy), len(of_hard)) >= _MIN_OF_A_MODE else None
     if value is None:
-        return Check(name, None, _MIN_AUC, None, len(rows), "the task labels no modes, or the teacher used only one kind")
-    return Check(name, value, _MIN_AUC, value >= _MIN_AUC, len(rows))
+        return Check(name, None, _MIN_AUC, None, len(rows), f"{note}; at least {_MIN_OF_A_MODE} of each are needed")
+    return Check(name, value, _MIN_AUC, value >= _MIN_AUC, len(rows), note)
 
 
 def _per_byte(scores: Sequence[Likelihood]) -> torch.Tensor:
     return torch.tensor([score.logprob / score.n_bytes for score in scores], dtype=torch.float64)
 
 
-def _shown(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f}"
+def _shown(check: Check) -> str:
+    if check.value is None:
+        return f"{check.name} could not be measured ({check.note})"
+    return f"{check.name} {check.value:.2f} (needs {check.threshold:g}, n {check.n})"
 
 
 def _advice(sound: Check) -> str:
     if sound.passed is None:
-        return "raise calibrate.scale_prompts, or use a task that can plant errors; --force calibrates all the same and is recorded"
+        return (
+            "not measured is not passed: raise calibrate.scale_prompts, or use a task that can plant errors; "
+            "--force calibrates all the same and is recorded"
+        )
     if not sound.passed:
         return "the proxy cannot tell right from wrong: train it on more of the teacher's texts, or take a larger one"
     return "the proxy has no opinion about right answers: take a smaller one, trained on as many texts as a student will buy"

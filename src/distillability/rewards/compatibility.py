@@ -21,6 +21,9 @@ def compatibility(proxy: Sequence[Likelihood | None], reference: Sequence[Likeli
         proxy, reference: each model's likelihood of the same texts under its own template and tokenizer.
         normaliser: n(y); `tokens` divides each log-probability by that model's own count, `none` leaves nats a sequence.
 
+    Raises:
+        ValueError: the two were asked about different texts.
+
     Source: the reward is the paper's (arXiv 2604.18963); the normalisers and the rule for missing values are ours.
     """
     return torch.tensor([_one(p, r, normaliser) for p, r in zip(proxy, reference, strict=True)], dtype=torch.float64)
@@ -29,6 +32,8 @@ def compatibility(proxy: Sequence[Likelihood | None], reference: Sequence[Likeli
 def _one(proxy: Likelihood | None, reference: Likelihood | None, normaliser: Normaliser) -> float:
     if proxy is None or reference is None:
         return float("nan")
+    if (proxy.n_bytes, proxy.n_characters) != (reference.n_bytes, reference.n_characters):
+        raise ValueError(f"likelihoods of different texts: {proxy.n_bytes} bytes under the proxy, {reference.n_bytes} under the reference")
     match normaliser:
         case "tokens":
             return proxy.logprob / proxy.n_tokens - reference.logprob / reference.n_tokens

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+
+from distillability.errors import Problem, UserError
 
 __all__ = ["Advantage", "compatibility_scale", "compose_advantage"]
 
@@ -16,26 +19,30 @@ _SPREAD_FLOOR = 0.1  # of s_C: in the z + z form a group that spreads less than 
 
 @dataclass(frozen=True)
 class Advantage:
-    """advantage = z(R) + calibration, both [P, G] float64; metrics are means over the batch."""
+    """advantage = z(R) + calibration, both [P, G] float64, dimensionless.
+
+    metrics: compatibility_share, the share of Σ|advantage| that comes from C (None where nothing moves); all_right_groups,
+    all_wrong_groups and mixed_groups, which add up to 1; gated_groups, the share of all groups in which the gate shrank C′.
+    """
 
     advantage: torch.Tensor
     calibration: torch.Tensor
     metrics: dict[str, float | None]
 
 
-def compatibility_scale(compatibility: torch.Tensor, right: torch.Tensor) -> float:
+def compatibility_scale(compatibility: torch.Tensor, right: torch.Tensor) -> float | None:
     """s_C: the within-group standard deviation of C among right completions, pooled over groups.
 
     Args:
         compatibility: [P, G], nan where missing. right: [P, G].
 
     Returns:
-        sqrt(Σ (C − group mean)² / Σ (n_group − 1)); 0 where no group has two right completions.
+        sqrt(Σ (C − group mean)² / Σ (n_group − 1)), in the unit of `compatibility`; None where no group has two right completions with C.
     """
     counted = right & ~compatibility.isnan()
-    centred = torch.where(counted, _centre(compatibility, counted), 0.0)
+    centred = _centre(compatibility.double(), counted)
     freedom = (counted.sum(1) - 1).clamp(min=0).sum()
-    return float((centred.square().sum() / freedom).sqrt()) if freedom > 0 else 0.0
+    return float((centred.square().sum() / freedom).sqrt()) if freedom > 0 else None
 
 
 def compose_advantage(
@@ -50,27 +57,74 @@ def compose_advantage(
     gate: Literal["correct", "none"] = "correct",
     floor_multiplier: float = 0.0,
 ) -> Advantage:
-    """A = z(R) + knob · C′ for groups of completions of one prompt.
+    """A = z(R) + knob · C′ for groups of completions of one prompt; z(r) = (r − mean) / (std + 1e-4), std with G − 1.
 
     Args:
-        task_reward: [P, G], any finite reward. right: [P, G], which completions count as right.
+        task_reward: [P, G], any finite reward, graded ones too. right: [P, G] bool, which completions count as right.
         compatibility: [P, G], nan where missing; a missing C takes part in no mean and adds nothing.
+        knob: > 0 raises distillability, < 0 lowers it.
         scale: s_C, one number, in the unit of `compatibility`.
         form: `fixed_scale`: C centred on the completions that count, divided by s_C, clipped, centred again (ours);
-            `z_sum`: C whitened within the group (the paper's), 0 where the group spreads less than 0.1 · s_C.
+            `z_sum`: z(C) within the group (the paper's), 0 where the group spreads less than 0.1 · s_C.
+        clip: bound on |C − mean| in units of s_C, fixed scale only; None leaves C without a bound.
         gate: `correct`: C counts among right completions only, and is shrunk until the worst right one stays above the best wrong one
-            by a tenth of the gap between their z(R).
+            by a tenth of the gap between their z(R); `none`: C counts wherever there is one.
         floor_multiplier: λ of an accuracy floor; the calibration part is divided by 1 + λ.
 
-    At knob 0 the advantage is exactly z(R) = (R − mean) / (std + 1e-4), TRL's `scale_rewards="group"`.
+    At knob 0 the advantage is exactly z(R), TRL's `scale_rewards="group"`.
+
+    Raises:
+        UserError: shapes that differ, groups of one, a reward that is not finite, an infinite C, no usable scale, clip or multiplier.
+
+    Source: z + z is the paper's (arXiv 2604.18963); the fixed scale, the clip, the gate and the spread floor are ours.
     """
-    task = _z(task_reward.double())
-    counted = ~compatibility.isnan() & (right if gate == "correct" else torch.ones_like(right))
-    shaped = _fixed_scale(compatibility, counted, scale, clip) if form == "fixed_scale" else _z_sum(compatibility, counted, scale)
-    calibration = shaped * knob / (1 + floor_multiplier)
-    shrink = _order_preserving(task, calibration, right) if gate == "correct" else torch.ones(len(task), dtype=torch.float64)
+    _validate(task_reward, right, compatibility, knob, scale, clip, floor_multiplier)
+    task, compatibility = _z(task_reward.double()), compatibility.double()
+    counted = ~compatibility.isnan() & right if gate == "correct" else ~compatibility.isnan()
+    if knob == 0:
+        shaped = torch.zeros_like(task)  # plain GRPO needs no s_C
+    elif form == "fixed_scale":
+        shaped = _fixed_scale(compatibility, counted, scale, clip)
+    else:
+        shaped = _z_sum(compatibility, counted, scale)
+    calibration = shaped * (knob / (1 + floor_multiplier))
+    shrink = _order_preserving(task, calibration, right) if gate == "correct" else task.new_ones(len(task))
     calibration = calibration * shrink[:, None]
     return Advantage(task + calibration, calibration, _metrics(task, calibration, right, shrink))
+
+
+def _validate(
+    task_reward: torch.Tensor,
+    right: torch.Tensor,
+    compatibility: torch.Tensor,
+    knob: float,
+    scale: float,
+    clip: float | None,
+    floor_multiplier: float,
+) -> None:
+    """Everything that would otherwise come out as a nan or as another reward."""
+    shapes = {tuple(tensor.shape) for tensor in (task_reward, right, compatibility)}
+    problems = []
+    if len(shapes) != 1 or task_reward.ndim != 2:
+        problems.append(
+            Problem("task_reward, right, compatibility", f"shapes {sorted(shapes)}", "give all three as [prompts, completions]")
+        )
+    elif task_reward.shape[1] < 2:
+        problems.append(Problem("num_generations", "a group of one has nothing to be compared with", "draw at least 2 a prompt"))
+    if not task_reward.isfinite().all():
+        problems.append(Problem("task_reward", "not finite", "mend the grader: every completion needs a number"))
+    if compatibility.isinf().any():
+        problems.append(Problem("compatibility", "infinite", "mark what a model could not score as missing (nan)"))
+    if not math.isfinite(knob):
+        problems.append(Problem("knob", f"{knob}", "give a finite number"))
+    if knob != 0 and not 0 < scale < math.inf:
+        problems.append(Problem("scale", f"s_C is {scale}", "measure it on right completions of the plain teacher that differ in C"))
+    if clip is not None and not clip > 0:
+        problems.append(Problem("clip", f"{clip} leaves nothing of C", "give a number above 0, or none at all"))
+    if not 0 <= floor_multiplier < math.inf:
+        problems.append(Problem("floor_multiplier", f"{floor_multiplier}", "give a finite number, 0 or more"))
+    if problems:
+        raise UserError(problems)
 
 
 def _z(values: torch.Tensor) -> torch.Tensor:
@@ -94,13 +148,14 @@ def _z_sum(compatibility: torch.Tensor, counted: torch.Tensor, scale: float) -> 
     centred = _centre(compatibility, counted)
     freedom = (counted.sum(1, keepdim=True) - 1).clamp(min=1)
     spread = (centred.square().sum(1, keepdim=True) / freedom).sqrt()
-    return torch.where(spread < _SPREAD_FLOOR * scale, 0.0, centred / (spread + _EPSILON * scale))
+    return torch.where(spread < _SPREAD_FLOOR * scale, 0.0, centred / (spread + _EPSILON))
 
 
 def _order_preserving(task: torch.Tensor, calibration: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """For each group the largest factor ≤ 1 on C′ that keeps min A(right) ≥ max A(wrong) + a tenth of the gap of z(R).
 
-    Groups without both kinds, and groups whose rewards do not put every right completion above every wrong one, are left alone.
+    Groups without both kinds are left alone. Where the rewards themselves put a wrong completion above a right one no factor restores
+    the order, so C′ is 0 there and does not add to the harm.
     """
     infinity = float("inf")
     lowest_right = torch.where(right, task, infinity).min(1).values
@@ -109,8 +164,12 @@ def _order_preserving(task: torch.Tensor, calibration: torch.Tensor, right: torc
     # Wrong completions have no calibration part, so a right one may sink by what lies above the margin.
     room = (task - highest_wrong[:, None]) - _MARGIN * gap[:, None]
     factor = torch.where(right & (calibration < 0), room / -calibration.clamp(max=-1e-300), infinity).min(1).values
-    mixed = right.any(1) & ~right.all(1) & (gap > 0)
-    return torch.where(mixed, factor.clamp(max=1.0), 1.0)
+    factor = torch.where(gap >= 0, factor.clamp(min=0.0, max=1.0), 0.0)
+    return torch.where(_mixed(right), factor, 1.0)
+
+
+def _mixed(right: torch.Tensor) -> torch.Tensor:
+    return right.any(1) & ~right.all(1)
 
 
 def _metrics(task: torch.Tensor, calibration: torch.Tensor, right: torch.Tensor, shrink: torch.Tensor) -> dict[str, float | None]:
@@ -120,5 +179,6 @@ def _metrics(task: torch.Tensor, calibration: torch.Tensor, right: torch.Tensor,
         "compatibility_share": float(ours / whole) if whole > 0 else None,
         "all_right_groups": float(all_right.double().mean()),
         "all_wrong_groups": float(all_wrong.double().mean()),
+        "mixed_groups": float(_mixed(right).double().mean()),
         "gated_groups": float((shrink < 1).double().mean()),
     }

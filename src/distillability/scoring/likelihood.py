@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distillability.errors import UserError
 from distillability.models.chat import (
     completion_ids,
     end_of_turn_id,
@@ -17,6 +20,8 @@ from distillability.models.chat import (
 from distillability.ops.logprobs import chosen_logprobs
 
 __all__ = ["Likelihood", "Scorer"]
+
+_WHOLE_LOGITS_TOKENS = 1024  # padded tokens at once where the model's logits cannot be had position by position
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,12 @@ class _Encoded:
 
 
 class Scorer:
-    """Scores texts with one model, in batches of like lengths.
+    """Scores texts with one causal language model, in batches of like lengths.
 
     Args:
+        model: any Hugging Face causal language model; it is left in the mode (training or evaluation) it was found in.
         max_tokens_per_batch: padded tokens forwarded at once.
-        autocast_dtype: of the forward pass; log-probabilities are computed in float32.
+        autocast_dtype: of the forward pass, None for the model's own; log-probabilities are computed in float32.
     """
 
     def __init__(
@@ -64,55 +70,113 @@ class Scorer:
         self.tokenizer = tokenizer
         self.max_tokens_per_batch = max_tokens_per_batch
         self.autocast_dtype = autocast_dtype
+        self._plain_head: bool | None = None  # not known before the first text
 
     def score(self, prompts: Sequence[str], texts: Sequence[str], truncated: Sequence[bool] | None = None) -> list[Likelihood | None]:
         """Likelihood of each text as the answer to its prompt, in the order given.
 
         None where there is nothing to score: a truncated or empty text, or one that this tokenizer does not give back unchanged.
+
+        Raises:
+            UserError: a text and its prompt are longer than the model's context, or a likelihood is not finite.
         """
         cut = truncated if truncated is not None else [False] * len(texts)
-        encoded = [
-            self._encode(row, prompt, text)
-            for row, (prompt, text, is_cut) in enumerate(zip(prompts, texts, cut, strict=True))
-            if text and not is_cut and survives(self.tokenizer, text)
-        ]
+        encoded = self._encode(prompts, texts, cut)
         found: list[Likelihood | None] = [None] * len(texts)
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with _evaluating(self.model), torch.inference_mode():
             for batch in self._batches(encoded):
                 for item, logprob in zip(batch, self._forward(batch).tolist(), strict=True):
                     text = texts[item.row]
+                    self._require_finite(logprob, text)
                     found[item.row] = Likelihood(logprob, len(item.completion) - 1, len(text.encode()), len(text))
-        finally:
-            self.model.train(was_training)
         return found
 
-    def _encode(self, row: int, prompt: str, text: str) -> _Encoded:
-        completion = [*completion_ids(self.tokenizer, text), end_of_turn_id(self.tokenizer)]
-        return _Encoded(row, prompt_ids(self.tokenizer, prompt), completion)
+    def _encode(self, prompts: Sequence[str], texts: Sequence[str], cut: Sequence[bool]) -> list[_Encoded]:
+        """What can be scored; a prompt is rendered once however many texts answer it."""
+        rendered: dict[str, list[int]] = {}
+        encoded = []
+        for row, (prompt, text, is_cut) in enumerate(zip(prompts, texts, cut, strict=True)):
+            if is_cut or not text or not survives(self.tokenizer, text):
+                continue
+            if prompt not in rendered:
+                rendered[prompt] = prompt_ids(self.tokenizer, prompt)
+            encoded.append(_Encoded(row, rendered[prompt], [*completion_ids(self.tokenizer, text), end_of_turn_id(self.tokenizer)]))
+        self._require_fit(encoded)
+        return encoded
+
+    def _require_fit(self, encoded: Sequence[_Encoded]) -> None:
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        longest = max((item.length for item in encoded), default=0)
+        if context is not None and longest > context:
+            raise UserError.single(
+                str(self.model.name_or_path),
+                f"a prompt with its text takes {longest} tokens, and the model's context holds {context}",
+                "use shorter texts, or a model with a longer context",
+            )
+
+    def _require_finite(self, logprob: float, text: str) -> None:
+        """A broken forward pass must not look like a text that could not be scored."""
+        if not math.isfinite(logprob):
+            raise UserError.single(
+                str(self.model.name_or_path),
+                f"its log-likelihood of the text {text[:60]!r} is {logprob}",
+                "score in float32, and check the model's weights",
+            )
 
     def _batches(self, encoded: Sequence[_Encoded]) -> Iterator[list[_Encoded]]:
         """Longest first, so that a batch that does not fit in memory fails at once."""
+        if encoded and self._plain_head is None:
+            self._plain_head = self._has_plain_head(encoded[0].prompt[:8])
+        limit = self.max_tokens_per_batch if self._plain_head else min(self.max_tokens_per_batch, _WHOLE_LOGITS_TOKENS)
         batch: list[_Encoded] = []
         for item in sorted(encoded, key=lambda item: -item.length):
-            if batch and batch[0].length * (len(batch) + 1) > self.max_tokens_per_batch:
+            if batch and batch[0].length * (len(batch) + 1) > limit:
                 yield batch
                 batch = []
             batch.append(item)
         if batch:
             yield batch
 
-    @torch.inference_mode()
+    def _has_plain_head(self, probe: Sequence[int]) -> bool:
+        """Whether the logits are the output embedding of the last hidden state and nothing else.
+
+        Some architectures scale or cap their logits afterwards; the configuration does not say so in one place, a forward pass does.
+        """
+        inputs = {"input_ids": torch.tensor([probe], device=self.model.device)}
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        hidden = getattr(self.model.get_decoder()(**inputs, use_cache=False), "last_hidden_state", None)
+        head = self.model.get_output_embeddings()
+        if hidden is None or head is None:
+            return False
+        logits = self.model(**inputs, use_cache=False).logits
+        return torch.equal(head(hidden).float(), logits.float())
+
     def _forward(self, batch: Sequence[_Encoded]) -> torch.Tensor:
-        """Σ log P of each completion, [B]."""
+        """Σ log P of each completion, [B] float64."""
         width, device = batch[0].length, self.model.device
-        pad = self.tokenizer.pad_token_id or 0
+        pad = self.tokenizer.pad_token_id or 0  # hidden by the mask and, being on the right, by causality
         ids = torch.tensor([item.prompt + item.completion + [pad] * (width - item.length) for item in batch], device=device)
         mask = torch.tensor([[1] * item.length + [0] * (width - item.length) for item in batch], device=device)
         rows = torch.tensor([row for row, item in enumerate(batch) for _ in item.completion], device=device)
         columns = torch.tensor([len(item.prompt) + i for item in batch for i in range(len(item.completion))], device=device)
+        targets = ids[rows, columns]
         with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            hidden = self.model.get_decoder()(input_ids=ids, attention_mask=mask).last_hidden_state
-            logprobs = chosen_logprobs(hidden[rows, columns - 1], self.model.get_output_embeddings(), ids[rows, columns])
+            if self._plain_head:
+                hidden = self.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+                logprobs = chosen_logprobs(hidden[rows, columns - 1], self.model.get_output_embeddings(), targets)
+            else:
+                logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+                logprobs = chosen_logprobs(logits[rows, columns - 1], torch.nn.Identity(), targets)
         return torch.zeros(len(batch), dtype=torch.float64, device=device).index_add_(0, rows, logprobs.double())
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each module is back in its own mode, which need not be the whole model's."""
+    found = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in found:
+            module.training = training

@@ -165,7 +165,7 @@ tags: [distillability]
 | calibration reward | {teacher.reward}, per {settings.normaliser.removesuffix("s")} |
 | proxy | `{context.config.proxy}` |
 | task | {context.task_name} |
-| steps | {outcome["steps"]}{f" ({outcome['stopped']})" if outcome["stopped"] else ""} |
+| steps | {outcome["kept_step"]}{f" ({outcome['stopped']})" if outcome["stopped"] else ""} |
 | anchor | K3, coefficient {settings.anchor_coefficient} |
 
 Accuracy before and after, and students' accuracy, are in the `results.json` of the run that made this model.

@@ -79,7 +79,7 @@ def _teacher_rows(measured: Measured) -> Iterator[Row]:
         if calibration is not None:
             done = read_json(calibration_folder(measured.context.run, measured.task, name, calibration) / "done.json")
             yield Row(**common, metric="calibration_seconds", value=done["seconds"], n=1, seconds=done["seconds"])
-            yield Row(**common, metric="calibration_steps", value=done["steps"], n=1)
+            yield Row(**common, metric="calibration_steps", value=done["kept_step"], n=1)
 
 
 def _share_rows(measured: Measured, evaluation: dict[str, Any], common: dict[str, Any]) -> Iterator[Row]:

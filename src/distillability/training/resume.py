@@ -9,7 +9,7 @@ from typing import Any
 
 from distillability.files import read_jsonl, write_jsonl
 
-__all__ = ["Checkpoint", "MetricsFile", "last_checkpoint"]
+__all__ = ["Checkpoint", "MetricsFile", "last_checkpoint", "whole_checkpoints"]
 
 # `trainer_state.json` alone does not prove a whole checkpoint: a kill can fall between any two of these files.
 _PARTS = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors")
@@ -25,12 +25,18 @@ class Checkpoint:
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint in `folder` that was written whole; None where there is none."""
+    found = whole_checkpoints(folder)
+    return found[-1] if found else None
+
+
+def whole_checkpoints(folder: Path) -> list[Checkpoint]:
+    """The checkpoints in `folder` that were written whole, oldest first."""
     found = [
         Checkpoint(path, int(path.name.removeprefix("checkpoint-")))
         for path in folder.glob("checkpoint-*")
         if path.name.removeprefix("checkpoint-").isdigit() and _is_whole(path)
     ]
-    return max(found, key=lambda checkpoint: checkpoint.step, default=None)
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
 def _is_whole(path: Path) -> bool:
