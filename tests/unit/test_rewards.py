@@ -145,8 +145,9 @@ def test_the_gate_shrinks_no_more_than_it_must(n_right: int) -> None:
         assert float(lowest) == pytest.approx(float(highest + 0.1 * gap), abs=1e-9)
 
 
-def test_where_the_rewards_themselves_invert_the_order_c_is_silent() -> None:
-    found = _compose([True, True, False, False], [-1.0, -4.0, -2.0, -3.0], rewards=[0.9, 0.2, 0.5, 0.1])
+@pytest.mark.parametrize("knob", [-1.0, 1.0])
+def test_where_the_rewards_themselves_invert_the_order_c_is_silent(knob: float) -> None:
+    found = _compose([True, True, False, False], [-1.0, -4.0, -2.0, -3.0], rewards=[0.9, 0.2, 0.5, 0.1], knob=knob)
     assert (found.calibration == 0).all()
     assert found.metrics["gated_groups"] == 1
 
