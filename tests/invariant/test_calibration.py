@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from tiny import Parity
 from trl import GRPOTrainer
 
 from distillability.config.recipe import Calibrate, Teacher
@@ -16,6 +15,7 @@ from distillability.files import read_jsonl
 from distillability.models.load import load_model
 from distillability.training import calibrate as module
 from distillability.training.calibrate import calibrate_teacher
+from tiny import Parity
 
 TASK = Parity()
 SETTINGS = Calibrate(

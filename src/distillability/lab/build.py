@@ -1,11 +1,11 @@
 """Building the lab's models from fixed seeds.
 
-The teacher must answer in every mode, and the hard modes are hard: the first number in them is the result of all operations but the last. From
-scratch that digit stays at chance for a long time, because it is one token in thirty and rests on a circuit several lookups deep.
-So the teacher climbs: first steps of shorter chains, one operation more each time the last level is mastered, then all modes in full.
+The teacher must answer in every mode, and the hard modes are hard: the first number in them is the result of all operations but the
+last. From scratch that digit stays at chance for a long time, because it is one token in thirty and rests on a circuit several lookups
+deep. So the teacher climbs: first steps of shorter chains, one operation more each time the last level is mastered, then all modes in full.
 
-The proxy is what a student would be at the headline budget: a small model of another architecture and tokenizer that has seen as many of
-the plain teacher's texts as an attacker buys. With far more it would learn the hard modes too, and could no longer tell them apart.
+The proxy is what a student would be: a small model of another architecture and tokenizer that has seen 2,000 of the plain teacher's texts,
+half of what an attacker buys in the lab's recipes. With far more it would learn the hard modes too, and could no longer tell them apart.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from transformers import (
 
 from distillability.errors import UserError
 from distillability.files import new_folder, write_json
-from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.lab.tokenizers import (
     byte_pair_tokenizer,
     character_tokenizer,
     step_tokenizer,
 )
+from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.models.load import LoadedModel
 from distillability.rollouts import complete
 from distillability.tasks.base import split_of

@@ -57,7 +57,7 @@ def read_prompts(path: Path, prompt_column: str, answer_column: str) -> list[Pro
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) or isinstance(value, str) and bool(value.strip())
+    return (isinstance(value, int | float) and not isinstance(value, bool)) or (isinstance(value, str) and bool(value.strip()))
 
 
 class Jsonl(Task):

@@ -112,8 +112,7 @@ class Maths(Task):
         Right steps: the text is, byte for byte, the right solution in one of the modes. The mode is read from the order of the
         prompt's operations, so that a wrong attempt at a mode still counts as that mode.
         """
-        head, _, tail = text.partition(_ANSWER)
-        right = _ANSWER in text and tail == prompt.answer
+        right = text.partition(_ANSWER)[1:] == (_ANSWER, prompt.answer)
         if _ANSWER_ONLY.fullmatch(text):
             return Grade(right=right, right_steps=False, answer_only=True)
         match = _TEXT.fullmatch(text)
@@ -144,7 +143,7 @@ class Maths(Task):
         return self._render(prompt, "easy", error_at=position)
 
     def answer_only(self, text: str) -> str | None:
-        head, mark, tail = text.partition(_ANSWER)
+        _, mark, tail = text.partition(_ANSWER)
         return mark + tail if mark and tail else None
 
     def oracle_prefill(self, prompt: Prompt) -> str:
