@@ -501,3 +501,9 @@ def test_every_public_name_exists() -> None:
     assert set(distillability.__all__) <= set(dir(distillability))
     for name in set(distillability.__all__) - {"LoadedModel", "load_model"}:  # those two import torch
         assert getattr(distillability, name) is not None
+
+
+def test_version_is_printed_without_a_verb() -> None:
+    done = subprocess.run([sys.executable, "-m", "distillability", "--version"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout.strip()

@@ -34,13 +34,21 @@ for verb in (run, calibrate, distill, evaluate, report, validate, show, schema, 
 app.add_typer(lab, name="lab")
 
 
-@app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         import distillability
 
         typer.echo(distillability.__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

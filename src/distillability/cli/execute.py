@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,8 @@ def prepare(target: Path, *, out: Path | None, overrides: Sequence[str], resume:
     from distillability.stages.folder import RunFolder, folder_problems
     from distillability.stages.preflight import find_problems
 
+    if find_spec("torch") is None:
+        raise UserError.single("torch", "not installed, and running a recipe needs it", "pip install 'distillability[train]'")
     if target.is_dir():
         RunFolder.open(target)
         if out is not None and out.resolve() != target.resolve():

@@ -41,11 +41,11 @@ def run(recipe: Recipe, folder: RunFolder, *, stages: Sequence[str] = STAGES, qu
     with folder.lock(), open_workers(recipe.workers, console.print) as workers:
         contexts = _contexts(recipe, folder, console)
         for stage in (stage for stage in STAGES if stage in stages):
-            begun = time.perf_counter()
             if stage == "report":
-                build_report(folder.path)
-            else:
-                _run_stage(stage, contexts, workers)
+                build_report(folder.path)  # says how long the other stages took, and the same whenever it is made again
+                continue
+            begun = time.perf_counter()
+            _run_stage(stage, contexts, workers)
             _add_seconds(folder, stage, time.perf_counter() - begun)
             if stage == "evaluate":
                 summarise(contexts, folder)
