@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -480,13 +481,13 @@ def test_what_needs_no_model_imports_no_torch(arguments: list[str]) -> None:
     assert done.returncode == 0 and done.stderr.strip() == "[]", done.stderr
 
 
-def test_help_loads_nothing_heavy() -> None:
-    script = (
-        "import sys\nfrom distillability.cli import app\nfrom typer.testing import CliRunner\n"
-        "assert 'calibrate' in CliRunner().invoke(app, ['--help']).output\n"
-        "assert not {'torch', 'transformers', 'trl', 'matplotlib'} & set(sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
+def test_help_answers_in_half_a_second() -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        assert "calibrate" in command("--help").stdout
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(3)) < 0.5
 
 
 def test_importing_the_package_imports_no_torch() -> None:
