@@ -1,5 +1,5 @@
 """One signature, several engines: prompts in, traces out."""
 
-from distillability.rollouts.generate import Completions, complete
+from distillability.rollouts.generate import Completions, complete, complete_ids
 
-__all__ = ["Completions", "complete"]
+__all__ = ["Completions", "complete", "complete_ids"]

@@ -1,17 +1,23 @@
-"""Completions of prompts by transformers' `generate`."""
+"""Completions of prompts: by our decoder where it knows the architecture, by transformers' `generate` where it does not."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.models.load import LoadedModel
+from distillability.rollouts.fast import Decoder, unsupported
 from distillability.types import Decoding
 
-__all__ = ["Completions", "complete"]
+__all__ = ["Completions", "complete", "complete_ids", "decoding_dtype"]
+
+_log = logging.getLogger(__name__)
+_SMALLEST_HALF_WIDTH = 512  # hidden size; below it, conversions cost a decoding step more than half-sized products save
 
 
 @dataclass(frozen=True)
@@ -41,38 +47,83 @@ def complete(
         prefills: text that each answer starts with; it is part of the returned text.
         demonstrations: (prompt, answer) pairs shown as earlier turns.
         seed: of the sampling; equal seeds give equal texts whatever was drawn before.
-
-    Prompts are batched by length; a text's tokens depend on the seed and on the batch it falls in.
+        batch_size: completions that are decoded at once.
     """
     tokenizer = loaded.tokenizer
     starts = [prefill for prefill in prefills or [""] * len(prompts) for _ in range(samples)]
-    encoded = [
-        prompt_ids(tokenizer, prompt, demonstrations) + completion_ids(tokenizer, start)
-        for prompt, start in zip((prompt for prompt in prompts for _ in range(samples)), starts, strict=True)
-    ]
-    order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
-    texts, truncated = [""] * len(encoded), [False] * len(encoded)
+    asked = [prompt for prompt in prompts for _ in range(samples)]
+    rendered = {prompt: prompt_ids(tokenizer, prompt, demonstrations) for prompt in dict.fromkeys(prompts)}
+    encoded = [rendered[prompt] + completion_ids(tokenizer, start) for prompt, start in zip(asked, starts, strict=True)]
     devices = [] if loaded.device.type == "cpu" else [loaded.device]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        for begin in range(0, len(order), batch_size):
-            rows = order[begin : begin + batch_size]
-            for row, ids in zip(
-                rows, _generate(loaded, [encoded[row] for row in rows], decoding, max_new_tokens, autocast_dtype), strict=True
-            ):
-                finished = end_of_turn_id(tokenizer) in ids
-                kept = ids[: ids.index(end_of_turn_id(tokenizer))] if finished else ids
-                texts[row] = starts[row] + tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                truncated[row] = not finished
-    return Completions(texts, truncated)
+        rows = complete_ids(
+            loaded,
+            encoded,
+            decoding=decoding,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            autocast_dtype=autocast_dtype,
+        )
+    end = end_of_turn_id(tokenizer)
+    kept = [ids[: ids.index(end)] if end in ids else ids for ids in rows]
+    decoded = tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Completions([start + text for start, text in zip(starts, decoded, strict=True)], [end not in ids for ids in rows])
+
+
+def complete_ids(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    decoding: Decoding,
+    max_new_tokens: int,
+    batch_size: int = 500,
+    autocast_dtype: torch.dtype | None = None,
+) -> list[list[int]]:
+    """The new token ids of each prompt, its end of turn included where it came; draws from torch's global generator.
+
+    With our decoder a row's tokens depend on the generator and the row's place among `prompts`, not on the batch it falls in.
+    """
+    model, end = loaded.model, end_of_turn_id(loaded.tokenizer)
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    found: list[list[int]] = [[] for _ in prompts]
+    longest = max(map(len, prompts), default=0) + max_new_tokens
+    reason = unsupported(model, longest)
+    if reason is not None:
+        _say_fallback(reason)
+    decoder = None if reason is not None else Decoder(model, decoding_dtype(loaded, autocast_dtype))
+    uniforms = torch.rand(len(prompts), max_new_tokens) if decoder is not None and decoding == "sampled" else None
+    for begin in range(0, len(order), batch_size):
+        rows = order[begin : begin + batch_size]
+        batch = [prompts[row] for row in rows]
+        if decoder is not None:
+            draws = None if uniforms is None else uniforms[rows]
+            texts, _ = decoder.decode(batch, max_new_tokens=max_new_tokens, end_ids=[end], uniforms=draws)
+        else:
+            texts = _generate(loaded, batch, decoding, max_new_tokens, autocast_dtype)
+        for row, ids in zip(rows, texts, strict=True):
+            found[row] = ids[: ids.index(end) + 1] if end in ids else ids
+    return found
+
+
+def decoding_dtype(loaded: LoadedModel, autocast_dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype of our decoder's products where the model's other passes autocast to `autocast_dtype` (None for float32)."""
+    wide = loaded.model.config.get_text_config().hidden_size >= _SMALLEST_HALF_WIDTH
+    return autocast_dtype if autocast_dtype is not None and (wide or loaded.device.type != "cpu") else torch.float32
+
+
+@cache
+def _say_fallback(reason: str) -> None:
+    _log.warning("decoding with transformers' generate, which is slower: no decoder of ours for %s", reason)
 
 
 @torch.inference_mode()
 def _generate(
-    loaded: LoadedModel, prompts: list[list[int]], decoding: Decoding, max_new_tokens: int, autocast_dtype: torch.dtype | None
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], decoding: Decoding, max_new_tokens: int, autocast_dtype: torch.dtype | None
 ) -> list[list[int]]:
     """New token ids of each row, end of turn and what follows it included."""
-    batch = loaded.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(loaded.device)
+    batch = loaded.tokenizer.pad({"input_ids": [list(prompt) for prompt in prompts]}, padding_side="left", return_tensors="pt")
+    batch = batch.to(loaded.device)
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if decoding == "sampled" else {"do_sample": False}
     with torch.autocast(loaded.device.type, autocast_dtype, enabled=autocast_dtype is not None):
         output = loaded.model.generate(
