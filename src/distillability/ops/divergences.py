@@ -100,7 +100,9 @@ def skewed_reverse_kl(*, teacher_logits: torch.Tensor, student_logits: torch.Ten
     return _divergence(rule, teacher_logits, student_logits)
 
 
-def _divergence(rule: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Slope]], teacher_logits: torch.Tensor, student_logits: torch.Tensor) -> torch.Tensor:
+def _divergence(
+    rule: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Slope]], teacher_logits: torch.Tensor, student_logits: torch.Tensor
+) -> torch.Tensor:
     if teacher_logits.shape != student_logits.shape:
         raise UserError.single(
             "logits objective",

@@ -38,7 +38,9 @@ def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
     def rule(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, Slope]:
         logprobs, column = widen(logits).log_softmax(-1), targets[:, None]
-        return logprobs.gather(-1, column).squeeze(-1), lambda: logprobs.exp_().neg_().scatter_add_(-1, column, torch.ones_like(logprobs[:, :1]))
+        return logprobs.gather(-1, column).squeeze(
+            -1
+        ), lambda: logprobs.exp_().neg_().scatter_add_(-1, column, torch.ones_like(logprobs[:, :1]))
 
     return rowwise(rule, logits, targets)
 

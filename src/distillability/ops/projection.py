@@ -22,8 +22,8 @@ __all__ = ["ChunkLoss", "projected_sum", "projector"]
 # (logits [n, V] of some positions, which positions) → the sum of their losses, a scalar.
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]
 
-_CHUNK_ELEMENTS = 1 << 23  # logits at once: 32 MiB in float32
-_VOCABULARY_BLOCK = 1 << 14
+_CHUNK_BYTES = 1 << 25  # of logits at once
+_VOCABULARY_BLOCK = 1 << 11  # a product of this height stays in the processor's cache until it is added
 
 
 def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, *, chunk: int | None = None) -> torch.Tensor:
@@ -36,7 +36,7 @@ def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, 
             tensors it takes at that slice, and they get no gradient. To hand out values position by position it may write them, detached,
             into a buffer [N] of its caller at the same slice; it must not mind being called again for the same chunk, as happens where
             the head is sharded.
-        chunk: positions at a time; None for as many as keep the logits at 8 million.
+        chunk: positions at a time; None for as many as keep a chunk's logits at 32 MiB.
 
     Returns:
         The sum, float32 (float64 where `hidden` is); 0 where N is. It can be differentiated once.
@@ -149,7 +149,9 @@ def _checkpointed_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLo
 
     total = widen(head(hidden[:0]).sum())  # 0 that depends on every parameter, so that no process is left without a gradient
     for rows in chunks:
-        total = total + (checkpoint(of_chunk, hidden[rows], rows, use_reentrant=False) if total.requires_grad else of_chunk(hidden[rows], rows))
+        total = total + (
+            checkpoint(of_chunk, hidden[rows], rows, use_reentrant=False) if total.requires_grad else of_chunk(hidden[rows], rows)
+        )
     return total
 
 
@@ -168,10 +170,11 @@ def _is_linear(head: torch.nn.Module) -> TypeGuard[torch.nn.Linear]:
     return type(head) is torch.nn.Linear and not changed
 
 
-def _computed_in(weight: torch.Tensor) -> torch.dtype:
-    device = weight.device.type
-    halved = torch.is_autocast_enabled(device) and weight.dtype != torch.float64
-    return torch.get_autocast_dtype(device) if halved else weight.dtype
+def _computed_in(tensor: torch.Tensor) -> torch.dtype:
+    """The dtype that a matrix product of `tensor` has here."""
+    device = tensor.device.type
+    autocast = torch.is_autocast_enabled(device) and tensor.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if autocast else tensor.dtype
 
 
 def _accumulator(parameter: torch.Tensor) -> torch.Tensor:
@@ -194,7 +197,7 @@ def _affordable(hidden: torch.Tensor, head: torch.nn.Module) -> int:
     if vocabulary is None:
         with torch.no_grad():
             vocabulary = head(hidden[:1]).shape[-1]
-    return max(1, _CHUNK_ELEMENTS // max(1, vocabulary))
+    return max(1, _CHUNK_BYTES // (_computed_in(hidden).itemsize * max(1, vocabulary)))
 
 
 def _chunks(n: int, size: int) -> list[slice]:
