@@ -62,12 +62,12 @@ class _GradientInForward(torch.autograd.Function):
         total = widen(hidden.new_zeros(()))
         needed = ctx.needs_input_grad[3:]
         of_hidden = torch.empty_like(hidden) if needed[0] else None
-        of_parameters = [_accumulator(parameter) if wanted else None for parameter, wanted in zip(parameters, needed[1:], strict=True)]
+        of_parameters = [_accumulator(x) if x is not None and wanted else None for x, wanted in zip(parameters, needed[1:], strict=True)]
         for rows in chunks:
             logits = projection.logits(hidden[rows])
             with torch.enable_grad():
                 value = loss(logits.requires_grad_(), rows)
-            total += value.detach()
+            total = total + value.detach()
             (slope,) = torch.autograd.grad(value, logits)
             of_rows = projection.pull(slope, hidden[rows], of_parameters)
             if of_hidden is not None:
@@ -77,7 +77,7 @@ class _GradientInForward(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("projected_sum formed its gradient in the forward pass and has given it away: it can be differentiated once")
@@ -131,9 +131,11 @@ class _AnyHead:
         with torch.enable_grad():
             self.hidden = hidden.detach().requires_grad_()
             self.output = self.head(self.hidden)
-        return self.output.detach()
+        logits: torch.Tensor = self.output.detach()
+        return logits
 
     def pull(self, slope: torch.Tensor, hidden: torch.Tensor, totals: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        of_hidden: torch.Tensor
         of_hidden, *found = torch.autograd.grad(self.output, [self.hidden, *self.parameters], slope, allow_unused=True)
         for total, gradient in zip(totals, found, strict=True):
             if total is not None and gradient is not None:
@@ -193,7 +195,7 @@ def _add_product(total: torch.Tensor, slope: torch.Tensor, hidden: torch.Tensor)
 
 def _affordable(hidden: torch.Tensor, head: torch.nn.Module) -> int:
     """Positions at a time, fewer the larger the vocabulary, so that a large one costs no more memory."""
-    vocabulary = getattr(head, "out_features", None)
+    vocabulary: int | None = getattr(head, "out_features", None)
     if vocabulary is None:
         with torch.no_grad():
             vocabulary = head(hidden[:1]).shape[-1]

@@ -45,7 +45,7 @@ class _Rowwise(torch.autograd.Function):
         return torch.cat(values)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return None, gradient * upstream[:, None].to(gradient.dtype), *(None for _ in ctx.needs_input_grad[2:])
