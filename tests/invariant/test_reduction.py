@@ -33,8 +33,7 @@ class Models:
     examples: list[tuple[list[int], int]]  # ids, and how many of them are the prompt
 
 
-@pytest.fixture(scope="module")
-def models(tiny: dict[str, Path]) -> Models:
+def load(tiny: dict[str, Path]) -> Models:
     # Not eager attention: its softmax is float32 in a float64 model too.
     student, teacher = (
         LlamaForCausalLM.from_pretrained(tiny[name], attn_implementation="sdpa").double() for name in ("student", "teacher")
@@ -42,6 +41,11 @@ def models(tiny: dict[str, Path]) -> Models:
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(student.config.vocab_size, (sum(pair),), generator=generator).tolist() for pair in LENGTHS]
     return Models(student, teacher, [(row, prompt) for row, (prompt, _) in zip(ids, LENGTHS, strict=True)])
+
+
+@pytest.fixture(scope="module")
+def models(tiny: dict[str, Path]) -> Models:
+    return load(tiny)
 
 
 @dataclass

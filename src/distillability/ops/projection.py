@@ -150,11 +150,19 @@ def _checkpointed_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLo
         return loss(head(part), rows)
 
     total = widen(head(hidden[:0]).sum())  # 0 that depends on every parameter, so that no process is left without a gradient
-    for rows in chunks:
-        total = total + (
-            checkpoint(of_chunk, hidden[rows], rows, use_reentrant=False) if total.requires_grad else of_chunk(hidden[rows], rows)
-        )
+    for rows in _as_many_everywhere(chunks, hidden.device) if _is_sharded(head) else chunks:
+        part = hidden[rows]
+        total = total + (checkpoint(of_chunk, part, rows, use_reentrant=False) if total.requires_grad else of_chunk(part, rows))
     return total
+
+
+def _as_many_everywhere(chunks: Sequence[slice], device: torch.device) -> list[slice]:
+    """Empty chunks added until every process has as many: gathering a sharded head is an exchange that all must take part in."""
+    if not torch.distributed.is_initialized():
+        return list(chunks)
+    most = torch.tensor(len(chunks), device=device)
+    torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+    return [*chunks, *[slice(0, 0)] * (int(most) - len(chunks))]
 
 
 def _is_sharded(head: torch.nn.Module) -> bool:
