@@ -16,6 +16,8 @@ __all__ = [
     "log_softmax",
     "pearson",
     "reverse_kl",
+    "skewed_forward_kl",
+    "skewed_reverse_kl",
     "z_scores",
 ]
 
@@ -46,6 +48,17 @@ def jsd(teacher: Sequence[float], student: Sequence[float], teacher_weight: floa
         total += teacher_weight * a * math.log(a / m) if a else 0.0
         total += (1 - teacher_weight) * b * math.log(b / m) if b else 0.0
     return total
+
+
+def skewed_forward_kl(teacher: Sequence[float], student: Sequence[float], skew: float) -> float:
+    """KL(p‖λp + (1 − λ)q), p the teacher."""
+    p, q = ([math.exp(value) for value in log_softmax(logits)] for logits in (teacher, student))
+    return sum(a * math.log(a / (skew * a + (1 - skew) * b)) for a, b in zip(p, q, strict=True) if a)
+
+
+def skewed_reverse_kl(teacher: Sequence[float], student: Sequence[float], skew: float) -> float:
+    """KL(q‖(1 − λ)p + λq), p the teacher."""
+    return skewed_forward_kl(student, teacher, skew)
 
 
 def cross_entropy(student: Sequence[float], target: int) -> float:

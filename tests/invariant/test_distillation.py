@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, LlamaConfig
 
 from distillability.files import read_jsonl
-from distillability.models.load import load_model
+from distillability.models.load import LoadedModel, load_model, load_tokenizer
 from distillability.objectives import OBJECTIVES
 from distillability.tasks import Maths
 from distillability.training import distill as module
 from distillability.training.distill import StudentSettings, distill_student
-from distillability.training.signals import RecordedSignals, record_signals
+from distillability.training.signals import RecordedSignals, encode_trace, record_signals
 from distillability.types import Trace
 
 TASK = Maths()
@@ -77,6 +79,68 @@ def test_accumulation_changes_neither_loss_nor_gradient(tiny: dict[str, Path], t
             assert ours["loss"] == pytest.approx(whole["loss"], rel=2e-4, abs=1e-6)
             assert ours["grad_norm"] == pytest.approx(whole["grad_norm"], rel=2e-3)
         assert torch.allclose(_weights(tmp_path / str(batch)), _weights(tmp_path / "8"), atol=3e-4)
+
+
+def _naive(student: Any, teacher: Any, objective: str) -> tuple[float, float]:
+    """Loss and gradient norm of all traces at once, from the models' own logits."""
+    loaded, tokens, total = LoadedModel(student, load_tokenizer(teacher), ""), 0, torch.tensor(0.0)
+    asked = load_model(teacher)
+    for trace in TRACES:
+        example = encode_trace(loaded, trace)
+        ids, where = torch.tensor([example.ids]), slice(len(example.prompt) - 1, len(example.ids) - 1)
+        with torch.no_grad():
+            of_teacher = asked.model(ids).logits[0, where]
+        output = OBJECTIVES[objective](
+            student_logits=student(ids).logits[0, where], teacher_logits=of_teacher, target_ids=torch.tensor(example.completion)
+        )
+        total, tokens = total + output.sum, tokens + output.n_tokens
+    (total / tokens).backward()
+    norms = [parameter.grad.norm() for parameter in student.parameters() if parameter.grad is not None]
+    student.zero_grad()
+    return total.item() / tokens, float(torch.stack(norms).norm())
+
+
+def _student(kind: str, teacher: Path) -> Any:
+    """Students whose head is not simply a linear layer of its own."""
+    tokenizer = load_tokenizer(teacher)
+    shape: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape |= {"num_key_value_heads": 1, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    shape |= {"eos_token_id": tokenizer.eos_token_id, "initializer_range": 0.3, "attn_implementation": "eager"}
+    configs = {
+        "tied": lambda: LlamaConfig(**shape, tie_word_embeddings=True),
+        "capped": lambda: Gemma2Config(**shape, head_dim=8, final_logit_softcapping=1.0),
+        "scaled": lambda: CohereConfig(**shape, logit_scale=0.3),
+        "adapted": lambda: LlamaConfig(**shape),
+    }
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(configs[kind]())
+    if kind == "adapted":
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "lm_head"]))
+        for name, parameter in model.named_parameters():
+            if "lora" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["tied", "capped", "scaled", "adapted"])
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+def test_a_step_is_the_plain_loss_whatever_the_head(tiny: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    student = _student(kind, tiny["teacher"])
+    loss, norm = _naive(student, tiny["teacher"], "reverse_kl")
+    loaded = LoadedModel(student, load_tokenizer(tiny["teacher"]), kind)
+    distill_student(
+        student=loaded,
+        objective=OBJECTIVES["reverse_kl"],
+        traces=TRACES,
+        signals=None,
+        teacher=load_model(tiny["teacher"]),
+        settings=_settings(steps=1, batch_size=8, gradient_accumulation_steps=4),
+        autocast_dtype=None,
+        folder=tmp_path,
+    )
+    (step,) = read_jsonl(tmp_path / "metrics.jsonl")
+    assert step["loss"] == pytest.approx(loss, rel=1e-4)
+    assert step["grad_norm"] == pytest.approx(norm, rel=1e-3)
 
 
 def test_recorded_signals_are_the_live_teacher(tiny: dict[str, Path], tmp_path: Path) -> None:

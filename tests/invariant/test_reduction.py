@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import LlamaForCausalLM
 from distillability.objectives import OBJECTIVES
 from distillability.ops.align import IGNORE, next_token_positions
 from distillability.ops.logprobs import chosen_logprobs
+from distillability.ops.projection import projected_sum
 from distillability.ops.reduce import global_mean
 
 # (tokens of the prompt, tokens of the completion): uneven, so that a mean of means shows.
@@ -31,8 +33,7 @@ class Models:
     examples: list[tuple[list[int], int]]  # ids, and how many of them are the prompt
 
 
-@pytest.fixture(scope="module")
-def models(tiny: dict[str, Path]) -> Models:
+def load(tiny: dict[str, Path]) -> Models:
     # Not eager attention: its softmax is float32 in a float64 model too.
     student, teacher = (
         LlamaForCausalLM.from_pretrained(tiny[name], attn_implementation="sdpa").double() for name in ("student", "teacher")
@@ -40,6 +41,11 @@ def models(tiny: dict[str, Path]) -> Models:
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(student.config.vocab_size, (sum(pair),), generator=generator).tolist() for pair in LENGTHS]
     return Models(student, teacher, [(row, prompt) for row, (prompt, _) in zip(ids, LENGTHS, strict=True)])
+
+
+@pytest.fixture(scope="module")
+def models(tiny: dict[str, Path]) -> Models:
+    return load(tiny)
 
 
 @dataclass
@@ -72,13 +78,28 @@ def _logits(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     return logits
 
 
-def _backward(models: Models, name: str, batch: Batch, *, n_tokens: int | None = N_TOKENS, world_size: int = 1) -> float:
-    """Add one micro-batch's gradient to the student's; its share of the loss. n_tokens None: its own count, the mistake."""
+def _backward(
+    models: Models, name: str, batch: Batch, *, n_tokens: int | None = N_TOKENS, world_size: int = 1, chunk: int | None = None
+) -> float:
+    """Add one micro-batch's gradient to the student's; its share of the loss.
+
+    n_tokens None: its own count, the mistake. chunk: positions at a time, as students are trained; None for all logits at once, naively.
+    """
     rows, columns, targets = next_token_positions(batch.labels)
     with torch.no_grad():
         teacher = _logits(models.teacher, batch)[rows, columns] if OBJECTIVES[name].needs_teacher_logits else None
-    output = OBJECTIVES[name](student_logits=_logits(models.student, batch)[rows, columns], teacher_logits=teacher, target_ids=targets)
-    loss = global_mean(output.sum, n_tokens or output.n_tokens, world_size=world_size)
+
+    def objective(logits: torch.Tensor, part: slice) -> torch.Tensor:
+        of_teacher = None if teacher is None else teacher[part]
+        return OBJECTIVES[name](student_logits=logits, teacher_logits=of_teacher, target_ids=targets[part]).sum
+
+    if chunk is None:
+        total = objective(_logits(models.student, batch)[rows, columns], slice(None))
+    else:
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
+        states = models.student.model(**inputs).last_hidden_state[rows, columns]
+        total = projected_sum(states, models.student.lm_head, objective, chunk=chunk)
+    loss = global_mean(total, n_tokens or len(targets), world_size=world_size)
     loss.backward()  # type: ignore[no-untyped-call]
     return loss.item()
 
@@ -90,10 +111,12 @@ def _gradient(model: LlamaForCausalLM) -> torch.Tensor:
     return gradient
 
 
-def _accumulated(models: Models, name: str, cut: Sequence[int], n_tokens: int | None = N_TOKENS) -> tuple[float, torch.Tensor]:
+def _accumulated(
+    models: Models, name: str, cut: Sequence[int], n_tokens: int | None = N_TOKENS, chunk: int | None = None
+) -> tuple[float, torch.Tensor]:
     loss, start = 0.0, 0
     for size in cut:
-        loss += _backward(models, name, _collate(models.examples[start : start + size]), n_tokens=n_tokens)
+        loss += _backward(models, name, _collate(models.examples[start : start + size]), n_tokens=n_tokens, chunk=chunk)
         start += size
     return loss, _gradient(models.student)
 
@@ -106,10 +129,22 @@ def _same(ours: tuple[float, torch.Tensor], theirs: tuple[float, torch.Tensor]) 
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_gradient_accumulation_changes_nothing(models: Models, name: str) -> None:
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_gradient_accumulation_changes_nothing(models: Models, name: str, chunk: int | None) -> None:
     whole = _accumulated(models, name, CUTS["1x8"])
     for cut in ("2x4", "8x1", "uneven"):
-        _same(_accumulated(models, name, CUTS[cut]), whole)
+        _same(_accumulated(models, name, CUTS[cut], chunk=chunk), whole)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("tied", [False, True])
+def test_neither_chunks_nor_a_tied_head_matter(models: Models, name: str, tied: bool) -> None:
+    models = Models(copy.deepcopy(models.student), models.teacher, models.examples)
+    if tied:
+        models.student.lm_head.weight = models.student.model.embed_tokens.weight
+    whole = _accumulated(models, name, CUTS["1x8"])
+    for chunk in (1, 7, 1000):
+        _same(_accumulated(models, name, CUTS["1x8"], chunk=chunk), whole)
 
 
 def test_a_mean_of_means_would_show(models: Models) -> None:
@@ -120,11 +155,12 @@ def test_a_mean_of_means_would_show(models: Models) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_averaging_over_processes_changes_nothing(models: Models, name: str) -> None:
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_averaging_over_processes_changes_nothing(models: Models, name: str, chunk: int | None) -> None:
     whole = _accumulated(models, name, CUTS["1x8"])
     losses, gradients = [], []
     for part in (models.examples[:3], models.examples[3:]):  # uneven shares of examples and of tokens
-        losses.append(_backward(models, name, _collate(part), world_size=2))
+        losses.append(_backward(models, name, _collate(part), world_size=2, chunk=chunk))
         gradients.append(_gradient(models.student))
     _same((sum(losses) / 2, (gradients[0] + gradients[1]) / 2), whole)
 
@@ -132,9 +168,12 @@ def test_averaging_over_processes_changes_nothing(models: Models, name: str) -> 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("extra", [0, 7])
-def test_neither_side_nor_amount_of_padding_matters(models: Models, name: str, side: Literal["left", "right"], extra: int) -> None:
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_neither_side_nor_amount_of_padding_matters(
+    models: Models, name: str, side: Literal["left", "right"], extra: int, chunk: int | None
+) -> None:
     whole = _accumulated(models, name, CUTS["1x8"])
-    loss = _backward(models, name, _collate(models.examples, side, extra))
+    loss = _backward(models, name, _collate(models.examples, side, extra), chunk=chunk)
     _same((loss, _gradient(models.student)), whole)
 
 

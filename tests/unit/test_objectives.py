@@ -23,6 +23,8 @@ PER_POSITION: dict[str, Callable[[list[float], list[float], int], float]] = {
     "forward_kl": lambda teacher, student, target: reference.forward_kl(teacher, student),
     "reverse_kl": lambda teacher, student, target: reference.reverse_kl(teacher, student),
     "jsd": lambda teacher, student, target: reference.jsd(teacher, student, 0.5),
+    "skewed_forward_kl": lambda teacher, student, target: reference.skewed_forward_kl(teacher, student, 0.1),
+    "skewed_reverse_kl": lambda teacher, student, target: reference.skewed_reverse_kl(teacher, student, 0.1),
 }
 NEED_LOGITS = sorted(name for name, objective in OBJECTIVES.items() if objective.needs_teacher_logits)
 
@@ -72,6 +74,13 @@ def test_jsd_takes_its_weight_from_the_recipe() -> None:
     assert output.sum.item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("name", ["skewed_forward_kl", "skewed_reverse_kl"])
+def test_skewed_divergences_take_their_skew_from_the_recipe(name: str) -> None:
+    output = build_objective(name, skew=0.4)(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
+    rows = zip(TEACHER.tolist(), STUDENT.tolist(), strict=True)
+    assert output.sum.item() == pytest.approx(sum(getattr(reference, name)(t, s, 0.4) for t, s in rows))
+
+
 @pytest.mark.parametrize("name", NEED_LOGITS)
 def test_a_logits_objective_without_logits_is_an_error(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} needs"):
@@ -105,9 +114,10 @@ def test_a_student_that_has_diverged_is_an_error_not_a_loss(name: str) -> None:
         _call(name, STUDENT.index_fill(0, torch.tensor(3), math.nan))
 
 
-def test_mass_where_the_teacher_has_none_is_an_error_of_reverse_kl_only() -> None:
+def test_mass_where_the_teacher_has_none_is_an_error_of_plain_reverse_kl_only() -> None:
     masked = TEACHER.index_fill(1, torch.tensor(4), -math.inf)
     with pytest.raises(UserError, match="of 6 positions 6 are infinite"):
         _call("reverse_kl", teacher=masked)
     assert _call("forward_kl", teacher=masked).sum.isfinite()
-    assert _call("jsd", teacher=masked).sum.isfinite()
+    for name in ("jsd", "skewed_forward_kl", "skewed_reverse_kl"):
+        assert _call(name, teacher=masked).sum.isfinite()

@@ -11,18 +11,21 @@ import torch
 
 import reference
 from distillability.errors import UserError
+from distillability.ops import rowwise
 from distillability.ops.align import IGNORE, next_token_positions
-from distillability.ops.divergences import forward_kl, jsd, reverse_kl
-from distillability.ops.logprobs import chosen_logprobs
+from distillability.ops.divergences import forward_kl, jsd, reverse_kl, skewed_forward_kl, skewed_reverse_kl
+from distillability.ops.logprobs import chosen_logprobs, token_logprobs
 from distillability.ops.reduce import global_mean
 from distillability.ops.statistics import auc, pearson
 
 Divergence = Callable[..., torch.Tensor]
-DIVERGENCES: list[Any] = [forward_kl, reverse_kl, jsd]
+DIVERGENCES: list[Any] = [forward_kl, reverse_kl, jsd, skewed_forward_kl, skewed_reverse_kl]
 REFERENCES: dict[Any, Callable[[list[float], list[float]], float]] = {
     forward_kl: reference.forward_kl,
     reverse_kl: reference.reverse_kl,
     jsd: lambda teacher, student: reference.jsd(teacher, student, 0.5),
+    skewed_forward_kl: lambda teacher, student: reference.skewed_forward_kl(teacher, student, 0.1),
+    skewed_reverse_kl: lambda teacher, student: reference.skewed_reverse_kl(teacher, student, 0.1),
 }
 INF, NAN = math.inf, math.nan
 GENERATOR = torch.Generator().manual_seed(0)
@@ -85,6 +88,46 @@ def test_jsd_of_disjoint_distributions_is_the_entropy_of_its_weights(weight: flo
     p, q = torch.tensor([[0.0, -INF]]).double(), torch.tensor([[-INF, 0.0]]).double()
     found = jsd(teacher_logits=p, student_logits=q, teacher_weight=weight)
     assert found.item() == pytest.approx(-weight * math.log(weight) - (1 - weight) * math.log(1 - weight))
+
+
+@pytest.mark.parametrize("skew", [0.1, 0.5, 0.9])
+def test_skewed_divergences_against_the_reference_and_their_bound_at_every_skew(skew: float) -> None:
+    rows = list(zip(TEACHER.tolist(), STUDENT.tolist(), strict=True))
+    for divergence, name in ((skewed_forward_kl, "skewed_forward_kl"), (skewed_reverse_kl, "skewed_reverse_kl")):
+        found = divergence(teacher_logits=TEACHER, student_logits=STUDENT, skew=skew)
+        assert found.tolist() == pytest.approx([getattr(reference, name)(t, s, skew) for t, s in rows])
+        p, q = torch.tensor([[0.0, -INF]]).double(), torch.tensor([[-INF, 0.0]]).double()
+        assert divergence(teacher_logits=p, student_logits=q, skew=skew).item() == pytest.approx(-math.log(skew))
+
+
+@pytest.mark.parametrize("skew", [-0.1, 0.0, 1.0])
+def test_skewed_divergences_refuse_a_skew_that_leaves_one_model_out(skew: float) -> None:
+    for divergence in (skewed_forward_kl, skewed_reverse_kl):
+        with pytest.raises(ValueError, match="skew"):
+            divergence(teacher_logits=TEACHER, student_logits=STUDENT, skew=skew)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_a_token_that_neither_model_can_represent_in_float32_adds_nothing(divergence: Divergence) -> None:
+    far = torch.tensor([[0.0, 1.0, -103.5, -120.0]])
+    student = far.clone().requires_grad_()
+    found = divergence(teacher_logits=far, student_logits=student)
+    (gradient,) = torch.autograd.grad(found.sum(), student)
+    assert found.item() == pytest.approx(0, abs=1e-6)
+    assert gradient.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_blocks_of_rows_change_nothing(divergence: Divergence, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> tuple[torch.Tensor, torch.Tensor]:
+        student = STUDENT.clone().requires_grad_()
+        values = divergence(teacher_logits=TEACHER, student_logits=student)
+        (gradient,) = torch.autograd.grad((values * torch.arange(6)).sum(), student)
+        return values, gradient
+
+    whole = found()
+    monkeypatch.setattr(rowwise, "_BLOCK_ELEMENTS", 25)  # two rows of eleven
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found(), whole, strict=True))
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -202,6 +245,16 @@ def test_chosen_logprobs_against_the_reference_gradient_included(chunk: int) -> 
     expected = torch.autograd.grad(-torch.nn.functional.cross_entropy(logits, targets, reduction="sum"), inputs)
     for ours, theirs in zip(torch.autograd.grad(found.sum(), inputs), expected, strict=True):
         assert torch.allclose(ours, theirs)
+
+
+def test_token_logprobs_against_the_reference_gradient_included() -> None:
+    targets = torch.tensor([0, 3, 5, 10, 2, 2])
+    student = STUDENT.clone().requires_grad_()
+    found = token_logprobs(student, targets)
+    rows = zip(STUDENT.tolist(), targets.tolist(), strict=True)
+    assert found.tolist() == pytest.approx([-reference.cross_entropy(row, target) for row, target in rows])
+    assert torch.autograd.gradcheck(lambda logits: token_logprobs(logits, targets) * torch.arange(6), (student,))
+    assert token_logprobs(STUDENT.bfloat16(), targets).dtype == torch.float32
 
 
 def test_chosen_logprobs_keep_nothing_as_wide_as_the_vocabulary() -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = ["Arm", "Calibrate", "Distill", "Evaluate", "JsonlTask", "MathsTask", "ObjectiveName", "Recipe", "Task", "Teacher"]
 
-ObjectiveName = Literal["seqkd", "forward_kl", "reverse_kl", "jsd"]
+ObjectiveName = Literal["seqkd", "forward_kl", "reverse_kl", "jsd", "skewed_forward_kl", "skewed_reverse_kl"]
 
 
 class _Strict(BaseModel):
@@ -127,6 +127,7 @@ class Distill(_Strict):
         "checkpoint", description="`random`: the student folder gives architecture and tokenizer, the seed its first weights."
     )
     jsd_weight: float = Field(0.5, gt=0, lt=1, description="Weight of the teacher in the mixture.")
+    skew: float = Field(0.1, gt=0, lt=1, description="λ of the skewed divergences: how much of the first distribution is mixed in.")
     few_shot: int = Field(2, ge=1, description="Demonstrations for the few-shot sources.")
     save_steps: int = Field(500, ge=1)
 

@@ -8,13 +8,17 @@ from distillability.objectives.forward_kl import ForwardKL
 from distillability.objectives.jsd import JSD
 from distillability.objectives.reverse_kl import ReverseKL
 from distillability.objectives.seqkd import SeqKD
+from distillability.objectives.skewed_forward_kl import SkewedForwardKL
+from distillability.objectives.skewed_reverse_kl import SkewedReverseKL
 
 __all__ = ["OBJECTIVES", "Objective", "ObjectiveOutput", "build_objective"]
 
-OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in (SeqKD(), ForwardKL(), ReverseKL(), JSD())}
+OBJECTIVES: dict[str, Objective] = {
+    objective.name: objective for objective in (SeqKD(), ForwardKL(), ReverseKL(), JSD(), SkewedForwardKL(), SkewedReverseKL())
+}
 
 
-def build_objective(name: str, *, jsd_weight: float = 0.5) -> Objective:
+def build_objective(name: str, *, jsd_weight: float = 0.5, skew: float = 0.1) -> Objective:
     """The named objective with the recipe's settings.
 
     Raises:
@@ -22,4 +26,7 @@ def build_objective(name: str, *, jsd_weight: float = 0.5) -> Objective:
     """
     if name not in OBJECTIVES:
         raise UserError.single(f"objective {name}", "there is no such objective", f"use one of {', '.join(OBJECTIVES)}")
-    return JSD(jsd_weight) if name == "jsd" else OBJECTIVES[name]
+    configured: dict[str, Objective] = {
+        objective.name: objective for objective in (JSD(jsd_weight), SkewedForwardKL(skew), SkewedReverseKL(skew))
+    }
+    return configured.get(name, OBJECTIVES[name])

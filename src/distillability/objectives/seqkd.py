@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from distillability.objectives.base import ObjectiveOutput, check_targets, total
-from distillability.ops.logprobs import widen
+from distillability.ops.logprobs import token_logprobs
 
 __all__ = ["SeqKD"]
 
@@ -21,4 +21,4 @@ class SeqKD:
 
     def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
         check_targets(self.name, student_logits, target_ids)
-        return total(self.name, torch.nn.functional.cross_entropy(widen(student_logits), target_ids, reduction="none"))
+        return total(self.name, -token_logprobs(student_logits, target_ids))

@@ -1,34 +1,48 @@
 """Divergences between next-token distributions, one value a position.
 
 `teacher` is p and `student` is q. Inputs are logits [N, V], and log-probabilities are logits too. Everything is computed in float32, or
-in float64 where the inputs are.
+in float64 where the inputs are. The gradient is the student's; the teacher gets none.
 
 A logit of −∞ is a token without mass, such as the padding of a vocabulary: it adds nothing where the first distribution of a KL has no
 mass, and the KL is +∞ where only the second has none. A position without any mass says nothing: it is nan, not 0.
+
+Each rule below returns its values and, on demand, their gradient with respect to the student's logits z. With f the gradient with respect
+to the probabilities q, that is q (f − Σ q f), whatever constant is added to f.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 
 import torch
 
 from distillability.errors import UserError
 from distillability.ops.logprobs import widen
+from distillability.ops.rowwise import Slope, rowwise
 
-__all__ = ["forward_kl", "jsd", "reverse_kl"]
+__all__ = ["forward_kl", "jsd", "reverse_kl", "skewed_forward_kl", "skewed_reverse_kl"]
 
 
 def forward_kl(*, teacher_logits: torch.Tensor, student_logits: torch.Tensor) -> torch.Tensor:
     """KL(p‖q) = Σ p (log p − log q), [N] in nats."""
-    teacher, student = _log_probabilities(teacher_logits, student_logits)
-    return _kl(teacher, student)
+
+    def rule(log_q: torch.Tensor, log_p: torch.Tensor) -> tuple[torch.Tensor, Slope]:
+        p, gap = log_p.exp(), (log_p - log_q).masked_fill_(log_p.isneginf(), 0.0)  # masked here, since 0 · ∞ is nan
+        values = (p * gap).sum(-1)
+        return values, lambda: log_q.exp_().sub_(p)
+
+    return _divergence(rule, teacher_logits, student_logits)
 
 
 def reverse_kl(*, teacher_logits: torch.Tensor, student_logits: torch.Tensor) -> torch.Tensor:
     """KL(q‖p) = Σ q (log q − log p), [N] in nats."""
-    teacher, student = _log_probabilities(teacher_logits, student_logits)
-    return _kl(student, teacher)
+
+    def rule(log_q: torch.Tensor, log_p: torch.Tensor) -> tuple[torch.Tensor, Slope]:
+        q, gap = log_q.exp(), (log_q - log_p).masked_fill_(log_q.isneginf(), 0.0)
+        values = (q * gap).sum(-1)
+        return values, lambda: gap.sub_(values[:, None]).mul_(q)
+
+    return _divergence(rule, teacher_logits, student_logits)
 
 
 def jsd(*, teacher_logits: torch.Tensor, student_logits: torch.Tensor, teacher_weight: float = 0.5) -> torch.Tensor:
@@ -36,30 +50,81 @@ def jsd(*, teacher_logits: torch.Tensor, student_logits: torch.Tensor, teacher_w
 
     Bounded by −π log π − (1 − π) log(1 − π), so finite whatever the supports.
     """
-    if not 0 < teacher_weight < 1:
-        raise ValueError(f"teacher_weight must lie strictly between 0 and 1, got {teacher_weight}")
-    teacher, student = _log_probabilities(teacher_logits, student_logits)
-    mixture = _logaddexp(teacher + math.log(teacher_weight), student + math.log1p(-teacher_weight))
-    return teacher_weight * _kl(teacher, mixture) + (1 - teacher_weight) * _kl(student, mixture)
+    weight = _share("teacher_weight", teacher_weight)
+
+    def rule(log_q: torch.Tensor, log_p: torch.Tensor) -> tuple[torch.Tensor, Slope]:
+        p, q = log_p.exp(), log_q.exp()
+        log_m = _mixture(p, q, weight).log_()
+        gap = _gap(q, log_q, log_m)
+        of_student = (q * gap).sum(-1)
+        values = weight * (p * _gap(p, log_p, log_m)).sum(-1) + (1 - weight) * of_student
+        return values, lambda: gap.sub_(of_student[:, None]).mul_(q).mul_(1 - weight)
+
+    return _divergence(rule, teacher_logits, student_logits)
 
 
-def _log_probabilities(teacher_logits: torch.Tensor, student_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def skewed_forward_kl(*, teacher_logits: torch.Tensor, student_logits: torch.Tensor, skew: float = 0.1) -> torch.Tensor:
+    """KL(p‖m) with m = λ p + (1 − λ) q and λ = `skew`, [N] in nats (Ko et al., DistiLLM). Bounded by −log λ."""
+    weight = _share("skew", skew)
+
+    def rule(log_q: torch.Tensor, log_p: torch.Tensor) -> tuple[torch.Tensor, Slope]:
+        p, q = log_p.exp(), log_q.exp()
+        m = _mixture(p, q, weight)
+        values = (p * _gap(p, log_p, m.log())).sum(-1)
+
+        def slope() -> torch.Tensor:
+            pull = (p * q).div_(m).mul_(1 - weight)
+            return q.mul_(pull.sum(-1, keepdim=True)).sub_(pull)
+
+        return values, slope
+
+    return _divergence(rule, teacher_logits, student_logits)
+
+
+def skewed_reverse_kl(*, teacher_logits: torch.Tensor, student_logits: torch.Tensor, skew: float = 0.1) -> torch.Tensor:
+    """KL(q‖m) with m = (1 − λ) p + λ q and λ = `skew`, [N] in nats (Ko et al., DistiLLM). Bounded by −log λ."""
+    weight = _share("skew", skew)
+
+    def rule(log_q: torch.Tensor, log_p: torch.Tensor) -> tuple[torch.Tensor, Slope]:
+        p, q = log_p.exp(), log_q.exp()
+        m = _mixture(p, q, 1 - weight)
+        gap = _gap(q, log_q, m.log())
+        values = (q * gap).sum(-1)
+
+        def slope() -> torch.Tensor:
+            gap.addcdiv_(q, m, value=-weight)
+            return gap.sub_((q * gap).sum(-1, keepdim=True)).mul_(q)
+
+        return values, slope
+
+    return _divergence(rule, teacher_logits, student_logits)
+
+
+def _divergence(
+    rule: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Slope]], teacher_logits: torch.Tensor, student_logits: torch.Tensor
+) -> torch.Tensor:
     if teacher_logits.shape != student_logits.shape:
         raise UserError.single(
             "logits objective",
             f"teacher and student disagree in shape: {tuple(teacher_logits.shape)} and {tuple(student_logits.shape)}",
             "use models of one vocabulary, or the objective seqkd",
         )
-    return widen(teacher_logits).log_softmax(-1), widen(student_logits).log_softmax(-1)
+    return rowwise(
+        lambda student, teacher: rule(widen(student).log_softmax(-1), widen(teacher).log_softmax(-1)), student_logits, teacher_logits
+    )
 
 
-def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """Σ p (log p − log q), where a token of no p mass adds nothing, even where log p is −∞."""
-    # Masking the difference, not the product: the gradient of a masked product is still 0 · ∞.
-    return (log_p.exp() * (log_p - log_q).masked_fill(log_p.isneginf(), 0.0)).sum(-1)
+def _share(name: str, value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {value}")
+    return value
 
 
-def _logaddexp(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """log(e^a + e^b), with the gradient 0 instead of nan where both are −∞."""
-    neither = a.isneginf() & b.isneginf()
-    return torch.logaddexp(a.masked_fill(neither, 0.0), b.masked_fill(neither, 0.0)).masked_fill(neither, -math.inf)
+def _mixture(p: torch.Tensor, q: torch.Tensor, share: float) -> torch.Tensor:
+    """share · p + (1 − share) · q, kept from vanishing so that it can divide and have a logarithm."""
+    return torch.lerp(q, p, share).clamp_min_(torch.finfo(p.dtype).tiny)
+
+
+def _gap(p: torch.Tensor, log_p: torch.Tensor, log_m: torch.Tensor) -> torch.Tensor:
+    """log p − log m, 0 where p has no mass."""
+    return (log_p - log_m).masked_fill_(p == 0, 0.0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["chosen_logprobs", "widen"]
+from distillability.ops.rowwise import Slope, rowwise
+
+__all__ = ["chosen_logprobs", "token_logprobs", "widen"]
 
 
 def chosen_logprobs(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor, chunk: int = 1024) -> torch.Tensor:
@@ -31,11 +33,22 @@ def chosen_logprobs(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.
     return torch.cat(parts) if parts else widen(hidden.new_zeros(0))
 
 
+def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """log softmax(logits)[target], position by position: [N] float32 (float64 where the logits are), in nats, from [N, V] and [N]."""
+
+    def rule(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, Slope]:
+        logprobs, column = widen(logits).log_softmax(-1), targets[:, None]
+        return logprobs.gather(-1, column).squeeze(
+            -1
+        ), lambda: logprobs.exp_().neg_().scatter_add_(-1, column, torch.ones_like(logprobs[:, :1]))
+
+    return rowwise(rule, logits, targets)
+
+
 def widen(logits: torch.Tensor) -> torch.Tensor:
     """float32, in which probabilities are computed; float64 stays."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _chosen(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor) -> torch.Tensor:
-    logits = widen(head(hidden))
-    return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
+    return token_logprobs(head(hidden), targets)

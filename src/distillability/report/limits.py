@@ -11,7 +11,7 @@ from distillability.results import Row
 __all__ = ["limits"]
 
 _FAMILIES = ("maths", "knowledge", "instructions")
-_OBJECTIVES = ("seqkd", "forward_kl", "reverse_kl", "jsd")
+_OBJECTIVES = ("seqkd", "forward_kl", "reverse_kl", "jsd", "skewed_forward_kl", "skewed_reverse_kl")
 _CONTROLS = (
     "knob_0",
     "plain_greedy",

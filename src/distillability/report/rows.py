@@ -26,7 +26,7 @@ DERIVED = (
     "teacher_right_steps_change",
     "teacher_accuracy_change",
 )
-_OBJECTIVES = ("sft", "seqkd", "forward_kl", "reverse_kl", "jsd")
+_OBJECTIVES = ("sft", "seqkd", "forward_kl", "reverse_kl", "jsd", "skewed_forward_kl", "skewed_reverse_kl")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,8 @@ from distillability.models.chat import (
     prompt_ids,
     survives,
 )
+from distillability.models.head import has_plain_head, states_and_head
+from distillability.models.mode import evaluating
 from distillability.ops.logprobs import chosen_logprobs
 
 __all__ = ["Likelihood", "Scorer"]
@@ -83,7 +84,7 @@ class Scorer:
         cut = truncated if truncated is not None else [False] * len(texts)
         encoded = self._encode(prompts, texts, cut)
         found: list[Likelihood | None] = [None] * len(texts)
-        with _evaluating(self.model), torch.inference_mode():
+        with evaluating(self.model), torch.inference_mode():
             for batch in self._batches(encoded):
                 for item, logprob in zip(batch, self._forward(batch).tolist(), strict=True):
                     text = texts[item.row]
@@ -126,7 +127,7 @@ class Scorer:
     def _batches(self, encoded: Sequence[_Encoded]) -> Iterator[list[_Encoded]]:
         """Longest first, so that a batch that does not fit in memory fails at once."""
         if encoded and self._plain_head is None:
-            self._plain_head = self._has_plain_head(encoded[0].prompt[:8])
+            self._plain_head = has_plain_head(self.model, encoded[0].prompt[:8])
         limit = self.max_tokens_per_batch if self._plain_head else min(self.max_tokens_per_batch, _WHOLE_LOGITS_TOKENS)
         batch: list[_Encoded] = []
         for item in sorted(encoded, key=lambda item: -item.length):
@@ -136,20 +137,6 @@ class Scorer:
             batch.append(item)
         if batch:
             yield batch
-
-    def _has_plain_head(self, probe: Sequence[int]) -> bool:
-        """Whether the logits are the output embedding of the last hidden state and nothing else.
-
-        Some architectures scale or cap their logits afterwards; the configuration does not say so in one place, a forward pass does.
-        """
-        inputs = {"input_ids": torch.tensor([probe], device=self.model.device)}
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        hidden = getattr(self.model.get_decoder()(**inputs, use_cache=False), "last_hidden_state", None)
-        head = self.model.get_output_embeddings()
-        if hidden is None or head is None:
-            return False
-        logits = self.model(**inputs, use_cache=False).logits
-        return torch.equal(head(hidden).float(), logits.float())
 
     def _forward(self, batch: Sequence[_Encoded]) -> torch.Tensor:
         """Σ log P of each completion, [B] float64."""
@@ -161,22 +148,8 @@ class Scorer:
         columns = torch.tensor([len(item.prompt) + i for item in batch for i in range(len(item.completion))], device=device)
         targets = ids[rows, columns]
         with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            if self._plain_head:
-                hidden = self.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-                logprobs = chosen_logprobs(hidden[rows, columns - 1], self.model.get_output_embeddings(), targets)
-            else:
-                logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-                logprobs = chosen_logprobs(logits[rows, columns - 1], torch.nn.Identity(), targets)
+            states, head = states_and_head(
+                self.model, plain_head=bool(self._plain_head), input_ids=ids, attention_mask=mask, rows=rows, columns=columns - 1
+            )
+            logprobs = chosen_logprobs(states, head, targets)
         return torch.zeros(len(batch), dtype=torch.float64, device=device).index_add_(0, rows, logprobs.double())
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each module is back in its own mode, which need not be the whole model's."""
-    found = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in found:
-            module.training = training

@@ -100,7 +100,7 @@ def student_jobs(context: TaskContext) -> list[Job]:
 
 def _distill(context: TaskContext, student: Student) -> None:
     folder = student.folder(context)
-    objective = build_objective(student.objective, jsd_weight=context.recipe.distill.jsd_weight)
+    objective = build_objective(student.objective, jsd_weight=context.recipe.distill.jsd_weight, skew=context.recipe.distill.skew)
     traces = usable(load_traces(traces_file(context.run, context.task_name, student.source, student.calibration), student.queries))
     signals = _signals(context, student, len(traces)) if objective.needs_teacher_logits else None
     live = objective.needs_teacher_logits and (signals is None or student.on_policy_share > 0)

@@ -24,11 +24,14 @@ from transformers import (
     TrainingArguments,
 )
 
+from distillability.models.head import has_plain_head, states_and_head
 from distillability.models.load import LoadedModel
 from distillability.objectives import Objective
 from distillability.ops.align import IGNORE, next_token_positions
+from distillability.ops.projection import projected_sum, projector
 from distillability.ops.reduce import global_mean
 from distillability.rollouts import complete
+from distillability.training.forward import through_wrapper
 from distillability.training.resume import MetricsFile, last_checkpoint
 from distillability.training.signals import Example, RecordedSignals, encode_trace
 from distillability.types import Trace
@@ -90,32 +93,45 @@ class _StudentTrainer(Trainer):
     teacher: LoadedModel | None
     student: LoadedModel
     settings: StudentSettings
+    plain_head: dict[str, bool]  # of the student and the teacher
     # The loss below is divided by the token count of the whole accumulation window, so nobody may divide it again.
     loss_is_scaled_for_ga = True
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: torch.Tensor | int | None = None
     ) -> Any:
-        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
         rows, columns, targets = next_token_positions(inputs["labels"])
-        output = self.objective(
-            student_logits=logits[rows, columns], teacher_logits=self._teacher_logits(inputs, rows, columns), target_ids=targets
-        )
-        n_tokens = output.n_tokens if num_items_in_batch is None else num_items_in_batch
-        loss = global_mean(output.sum, n_tokens, world_size=self.args.world_size)
-        return (loss, {"logits": logits}) if return_outputs else loss
+        student = self.accelerator.unwrap_model(model)
+        total = through_wrapper(model, student, lambda: self._sum(student, inputs, rows, columns, targets))
+        n_tokens = len(targets) if num_items_in_batch is None else num_items_in_batch
+        loss = global_mean(total, n_tokens, world_size=self.args.world_size)
+        return (loss, {}) if return_outputs else loss
 
-    def _teacher_logits(self, inputs: dict[str, Any], rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
+    def _sum(self, student: Any, inputs: dict[str, Any], rows: torch.Tensor, columns: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The objective over all positions; no logits of the whole batch exist at any time."""
+        where = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "rows": rows, "columns": columns}
+        with self.accelerator.autocast():
+            teacher_logits = self._teacher_logits(inputs, where)
+            states, head = states_and_head(student, plain_head=self.plain_head["student"], **where)
+
+            def loss(logits: torch.Tensor, part: slice) -> torch.Tensor:
+                return self.objective(student_logits=logits, teacher_logits=teacher_logits(part), target_ids=targets[part]).sum
+
+            return projected_sum(states, head, loss)
+
+    def _teacher_logits(self, inputs: dict[str, Any], where: dict[str, torch.Tensor]) -> Callable[[slice], torch.Tensor | None]:
+        """What the teacher says at some of the positions: nothing, what was recorded, or the live teacher's logits."""
         if not self.objective.needs_teacher_logits:
-            return None
+            return lambda part: None
         if "teacher" in inputs:
             recorded: torch.Tensor = inputs["teacher"]
-            return recorded.float()
+            return lambda part: recorded[part]
         if self.teacher is None:
             raise ValueError(f"{self.objective.name} needs recorded teacher signals or a live teacher")
-        with torch.inference_mode():
-            logits = self.teacher.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-        return logits[rows, columns].clone()
+        with torch.no_grad():
+            states, head = states_and_head(self.teacher.model, plain_head=self.plain_head["teacher"], **where)
+            project = projector(head)
+        return torch.no_grad()(lambda part: project(states[part]))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Swap in the student's own completions before tokens are counted, so that the divisor counts what is learnt from."""
@@ -184,6 +200,8 @@ def distill_student(
     if any(trace.truncated for trace in traces) or not traces:
         raise ValueError("a student learns from complete traces, at least one")
     examples = [encode_trace(student, trace) for trace in traces]
+    asked = {"student": student, "teacher": teacher}
+    plain_head = {role: has_plain_head(loaded.model, examples[0].ids[:8]) for role, loaded in asked.items() if loaded is not None}
     checkpoint = last_checkpoint(folder / "checkpoints")
     trainer = _StudentTrainer(
         model=student.model.train(),
@@ -193,6 +211,7 @@ def distill_student(
         processing_class=student.tokenizer,
     )
     trainer.objective, trainer.teacher, trainer.student, trainer.settings = objective, teacher, student, settings
+    trainer.plain_head = plain_head
     record = _Record(MetricsFile(folder / "metrics.jsonl", keep_to_step=checkpoint.step if checkpoint else 0), progress)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(record)

@@ -1,0 +1,48 @@
+"""The last hidden states of a model and the head that turns them into logits, so that logits can be had a few positions at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from distillability.models.mode import evaluating
+
+__all__ = ["has_plain_head", "states_and_head"]
+
+
+@torch.no_grad()
+def has_plain_head(model: PreTrainedModel, probe: Sequence[int]) -> bool:
+    """Whether the logits are the output embedding of the last hidden state and nothing else, tried on a few token ids.
+
+    Some architectures scale or cap their logits afterwards; the configuration does not say so in one place, a forward pass does.
+    """
+    inputs = {"input_ids": torch.tensor([list(probe)], device=model.device)}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    with evaluating(model):
+        hidden = getattr(model.get_decoder()(**inputs, use_cache=False), "last_hidden_state", None)
+        head = model.get_output_embeddings()
+        if hidden is None or head is None:
+            return False
+        logits = model(**inputs, use_cache=False).logits
+    return torch.equal(head(hidden).float(), logits.float())
+
+
+def states_and_head(
+    model: PreTrainedModel,
+    *,
+    plain_head: bool,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    rows: torch.Tensor,
+    columns: torch.Tensor,
+) -> tuple[torch.Tensor, torch.nn.Module]:
+    """States [N, …] at the positions (row, column) of a batch [B, T], and the module that makes logits [N, V] of them.
+
+    With a plain head these are the last hidden states and the output embedding; otherwise the logits themselves and the identity.
+    """
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    if plain_head:
+        return model.get_decoder()(**inputs).last_hidden_state[rows, columns], model.get_output_embeddings()
+    return model(**inputs).logits[rows, columns], torch.nn.Identity()
