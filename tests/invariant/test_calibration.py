@@ -44,7 +44,7 @@ def _weights(folder: Path) -> torch.Tensor:
 
 
 def _stock(tiny: dict[str, Path], folder: Path) -> GRPOTrainer:
-    """TRL's own trainer with the task reward, group-normalised, and nothing of ours but the numbers in the config."""
+    """TRL's own trainer with the task reward, group-normalised, and nothing of ours but the numbers in the config and the rollouts."""
     loaded = load_model(tiny["teacher"])
     args = module._grpo_config(SETTINGS, loaded, 40, 7, None, folder)
     args.scale_rewards, args.logging_steps = "group", 1
@@ -55,7 +55,12 @@ def _stock(tiny: dict[str, Path], folder: Path) -> GRPOTrainer:
 
     rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in TASK.prompts("calibrate", 12)]
     return GRPOTrainer(
-        model=loaded.model, reward_funcs=[reward], args=args, train_dataset=Dataset.from_list(rows), processing_class=loaded.tokenizer
+        model=loaded.model,
+        reward_funcs=[reward],
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=loaded.tokenizer,
+        rollout_func=module._rollouts(loaded, 40, None),
     )
 
 

@@ -7,14 +7,14 @@ import inspect
 import trl
 from trl import GRPOConfig, GRPOTrainer
 
-from distillability.training.compat import PolicyLogprobsMixin
+from distillability.training.compat import LeanGRPOTrainer
 
 
 def test_the_overridden_methods_have_the_shape_we_know() -> None:
     scoring = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies)
     assert list(scoring.parameters)[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]
     assert list(inspect.signature(GRPOTrainer._compute_loss).parameters) == ["self", "model", "inputs"]
-    assert PolicyLogprobsMixin._compute_loss is not GRPOTrainer._compute_loss
+    assert LeanGRPOTrainer._compute_loss is not GRPOTrainer._compute_loss
 
 
 def test_the_loss_reads_the_fields_we_read() -> None:

@@ -26,15 +26,18 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer
 
 from distillability.config.recipe import Calibrate, Teacher
-from distillability.models.chat import end_of_turn_id
+from distillability.models.chat import completion_ids as encode_completion
+from distillability.models.chat import end_of_turn_id, prompt_ids
 from distillability.models.load import LoadedModel, load_model
 from distillability.ops.statistics import pearson
 from distillability.rewards.compatibility import compatibility
 from distillability.rewards.compose import compose_advantage
 from distillability.rewards.length import length_reward
-from distillability.scoring.likelihood import Scorer
+from distillability.rollouts import complete_ids
+from distillability.rollouts.fast import unsupported
+from distillability.scoring.likelihood import Likelihood, Scorer
 from distillability.tasks.base import Task
-from distillability.training.compat import PolicyLogprobsMixin, frozen_reference
+from distillability.training.compat import LeanGRPOTrainer, frozen_reference
 from distillability.training.resume import MetricsFile, last_checkpoint, whole_checkpoints
 from distillability.types import Grade, Prompt
 
@@ -47,6 +50,7 @@ class CompositeReward:
 
     Attributes:
         scale: s_C, the within-group standard deviation of C (or of the length) on the plain teacher.
+        known_reference: Σ log π₀ of the completions at hand, end of turn included, as the anchor computed it, [N]; None without an anchor.
         metrics: of the last batch it saw; the trainer writes them out.
     """
 
@@ -58,6 +62,7 @@ class CompositeReward:
     proxy: Scorer | None
     reference: Scorer | None
     prompts: dict[str, Prompt]
+    known_reference: Callable[[], torch.Tensor | None] = lambda: None
     metrics: dict[str, Any] = field(default_factory=dict)
     __name__: str = "advantage"
 
@@ -69,7 +74,7 @@ class CompositeReward:
             for question, text, cut in zip(questions, texts, truncated, strict=True)
         ]
         right = torch.tensor([self._counts_as_right(grade) for grade in grades])
-        values = self._calibration_values(questions, texts, truncated)
+        values, reused = self._calibration_values(questions, texts, truncated, completion_ids)
         shape = (-1, self.settings.num_generations)
         advantage = compose_advantage(
             task_reward=right.double().view(shape),
@@ -81,7 +86,7 @@ class CompositeReward:
             clip=self.settings.clip,
             gate=self.settings.gate,
         )
-        self.metrics = self._describe(grades, texts, truncated, right, values) | advantage.metrics
+        self.metrics = self._describe(grades, texts, truncated, right, values) | {"reference_reused": reused} | advantage.metrics
         flat: list[float] = advantage.advantage.flatten().tolist()
         return flat
 
@@ -97,18 +102,42 @@ class CompositeReward:
         steps_needed = self.settings.require == "steps" and grade.right_steps is not None
         return grade.right and (bool(grade.right_steps) or not steps_needed)
 
-    def _calibration_values(self, questions: Sequence[Prompt], texts: Sequence[str], truncated: Sequence[bool]) -> torch.Tensor:
-        """C (or the length) of every completion, [N] float64, nan where missing."""
+    def _calibration_values(
+        self, questions: Sequence[Prompt], texts: Sequence[str], truncated: Sequence[bool], ids: Sequence[list[int]]
+    ) -> tuple[torch.Tensor, float | None]:
+        """C (or the length) of every completion, [N] float64, nan where missing; equal texts are scored once.
+
+        Returns also the share of the texts scored for which the anchor's log-probabilities of π₀ served.
+        """
         if self.teacher.reward == "length":
-            return length_reward(texts, truncated)
+            return length_reward(texts, truncated), None
         if self.proxy is None or self.reference is None:
             raise ValueError("the compatibility reward needs a proxy and a reference scorer")
-        asked = [question.text for question in questions]
-        unique = sorted(set(zip(asked, texts, truncated, strict=True)))
-        columns = tuple(zip(*unique, strict=True))
-        scored = compatibility(self.proxy.score(*columns), self.reference.score(*columns), self.settings.normaliser)
-        by_text = dict(zip(unique, scored.tolist(), strict=True))
-        return torch.tensor([by_text[key] for key in zip(asked, texts, truncated, strict=True)], dtype=torch.float64)
+        keys = [(question.text, text, cut) for question, text, cut in zip(questions, texts, truncated, strict=True)]
+        rows = {key: row for row, key in reversed(list(enumerate(keys)))}
+        asked, answers, cut = zip(*rows, strict=True)
+        known = self._known_likelihoods(answers, cut, [ids[row] for row in rows.values()], list(rows.values()))
+        unknown = [position for position, found in enumerate(known) if found is None]
+        rescored = self.reference.score(*([column[position] for position in unknown] for column in (asked, answers, cut)))
+        for position, likelihood in zip(unknown, rescored, strict=True):
+            known[position] = likelihood
+        values = compatibility(self.proxy.score(asked, answers, cut), known, self.settings.normaliser)
+        by_key = dict(zip(rows, values.tolist(), strict=True))
+        return torch.tensor([by_key[key] for key in keys], dtype=torch.float64), 1 - len(unknown) / len(rows)
+
+    def _known_likelihoods(
+        self, texts: Sequence[str], truncated: Sequence[bool], ids: Sequence[list[int]], rows: Sequence[int]
+    ) -> list[Likelihood | None]:
+        """What the anchor knows, at temperature 1: for each text that encodes to the very ids that were sampled."""
+        sums = self.known_reference()
+        if sums is None:
+            return [None] * len(texts)
+        end = end_of_turn_id(self.policy_tokenizer)
+        found: list[Likelihood | None] = []
+        for text, cut, sampled, logprob in zip(texts, truncated, ids, sums[list(rows)].tolist(), strict=True):
+            same = bool(text) and not cut and [*encode_completion(self.policy_tokenizer, text), end] == list(sampled)
+            found.append(Likelihood(logprob, len(sampled) - 1, len(text.encode()), len(text)) if same else None)
+        return found
 
     def _describe(
         self, grades: Sequence[Grade], texts: Sequence[str], truncated: Sequence[bool], right: torch.Tensor, values: torch.Tensor
@@ -131,7 +160,7 @@ class CompositeReward:
         }
 
 
-class _CalibrationTrainer(PolicyLogprobsMixin):
+class _CalibrationTrainer(LeanGRPOTrainer):
     """Adds the anchor in nats a sequence to what the reward saw, and writes one line a step."""
 
     reward: CompositeReward
@@ -222,8 +251,12 @@ def calibrate_teacher(
         args=_grpo_config(settings, loaded, max_completion_length, seed, autocast_dtype, folder),
         train_dataset=Dataset.from_list(rows),
         processing_class=loaded.tokenizer,
+        rollout_func=_rollouts(loaded, max_completion_length, autocast_dtype)
+        if _decodes_itself(loaded, prompts, max_completion_length)
+        else None,
     )
     trainer.reward, trainer._anchors = reward, []
+    reward.known_reference = lambda: trainer.reference_sums
     if teacher.reward == "compatibility":
         reward.reference = _reference_scorer(trainer, loaded, autocast_dtype)
     checkpoint = last_checkpoint(folder / "checkpoints")
@@ -238,6 +271,26 @@ def calibrate_teacher(
     trainer.save_model(str(folder / "model"))
     seconds = time.perf_counter() - record.started
     return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "stopped": record.stopped}
+
+
+def _decodes_itself(loaded: LoadedModel, prompts: Sequence[Prompt], max_completion_length: int) -> bool:
+    """Whether our decoder serves the policy; TRL generates where it does not."""
+    longest = max(len(prompt_ids(loaded.tokenizer, prompt.text)) for prompt in prompts)
+    return unsupported(loaded.model, longest + max_completion_length) is None
+
+
+def _rollouts(loaded: LoadedModel, max_new_tokens: int, autocast_dtype: torch.dtype | None) -> Callable[..., dict[str, Any]]:
+    """TRL's `rollout_func`: sampled at temperature 1 with the policy's weights of the moment."""
+
+    def roll_out(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+        policy = LoadedModel(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, loaded.reference)
+        texts = [message["content"] for (message,) in prompts]
+        rendered = {text: prompt_ids(loaded.tokenizer, text) for text in dict.fromkeys(texts)}
+        encoded = [rendered[text] for text in texts]
+        ids = complete_ids(policy, encoded, decoding="sampled", max_new_tokens=max_new_tokens, autocast_dtype=autocast_dtype)
+        return {"prompt_ids": encoded, "completion_ids": ids, "logprobs": None}
+
+    return roll_out
 
 
 def _go_back(trainer: GRPOTrainer, folder: Path, *, before: int) -> int:
