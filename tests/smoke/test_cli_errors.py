@@ -423,6 +423,22 @@ def test_each_verb_runs_its_own_stages(stages: Callable[[Callable[..., None]], N
     ]
 
 
+@pytest.mark.parametrize(
+    ("verb", "told"),
+    [
+        ("run", "Calibrate, distil, evaluate and report."),
+        ("calibrate", "Calibrate the teachers."),
+        ("distill", "Buy the traces and distil the students."),
+        ("evaluate", "Measure teachers and students."),
+    ],
+)
+def test_each_verb_of_the_stages_says_what_it_does_and_takes_the_same_options(verb: str, told: str) -> None:
+    text = invoke(verb, "--help", code=0)
+    assert told in text
+    assert all(option in text for option in ("RECIPE", "--out", "--set", "--resume", "--force", "--quiet", "--json", "--debug"))
+    assert told in invoke("--help", code=0)
+
+
 def test_force_is_recorded(stages: Callable[[Callable[..., None]], None]) -> None:
     recipe = run_once(stages)
     invoke("calibrate", recipe, "--resume", "--force", "--quiet", code=0)
