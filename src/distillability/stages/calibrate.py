@@ -16,6 +16,7 @@ from distillability.rewards.admission import admit
 from distillability.rewards.compatibility import compatibility
 from distillability.rewards.compose import compatibility_scale
 from distillability.rewards.length import length_reward
+from distillability.rewards.right import counts_as_right
 from distillability.rollouts import complete
 from distillability.stages.context import TaskContext
 from distillability.stages.jobs import Job
@@ -71,18 +72,19 @@ def _admission(context: TaskContext, proof: Path) -> None:
         Grade(right=False) if cut else context.task.grade(prompt, text)
         for prompt, text, cut in zip(asked, completions.texts, completions.truncated, strict=True)
     ]
+    right = [counts_as_right(grade, settings.require) for grade in grades]
     proxy_scores, reference_scores = context.scorer(proxy).score(*columns), context.scorer(plain).score(*columns)
     planted = [(prompt, text) for prompt in prompts if (text := context.task.wrong_steps(prompt)) is not None]
     admission = admit(
         proxy=proxy_scores,
         reference=reference_scores,
-        right=[grade.right for grade in grades],
+        right=right,
         group_size=settings.num_generations,
         easy=[None if grade.mode is None else grade.mode in context.task.easy_modes for grade in grades],
         planted_wrong=context.scorer(proxy).score([prompt.text for prompt, _ in planted], [text for _, text in planted]),
     )
     shape = (-1, settings.num_generations)
-    right = torch.tensor([grade.right for grade in grades]).view(shape)
+    counted = torch.tensor(right).view(shape)
     values = compatibility(proxy_scores, reference_scores, settings.normaliser).view(shape)
     lengths = length_reward(completions.texts, completions.truncated).view(shape)
     write_json(
@@ -91,17 +93,17 @@ def _admission(context: TaskContext, proof: Path) -> None:
         | {
             "proxy": context.config.proxy,
             "forced": settings.force and not admission.passed,
-            "scale": {"compatibility": compatibility_scale(values, right), "length": compatibility_scale(lengths, right)},
-            "mean_compatibility": _mean_by_mode(values.flatten(), grades),
+            "scale": {"compatibility": compatibility_scale(values, counted), "length": compatibility_scale(lengths, counted)},
+            "mean_compatibility": _mean_by_mode(values.flatten(), right, grades),
         },
     )
 
 
-def _mean_by_mode(values: torch.Tensor, grades: list[Grade]) -> dict[str, float]:
+def _mean_by_mode(values: torch.Tensor, right: list[bool], grades: list[Grade]) -> dict[str, float]:
     """Mean C of the right texts of each mode."""
     means = {}
     for mode in sorted({grade.mode for grade in grades if grade.mode is not None}):
-        rows = torch.tensor([grade.right and grade.mode == mode for grade in grades]) & ~values.isnan()
+        rows = torch.tensor([ok and grade.mode == mode for ok, grade in zip(right, grades, strict=True)]) & ~values.isnan()
         if rows.any():
             means[mode] = values[rows].mean().item()
     return means

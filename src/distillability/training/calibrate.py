@@ -32,6 +32,7 @@ from distillability.ops.statistics import pearson
 from distillability.rewards.compatibility import compatibility
 from distillability.rewards.compose import compose_advantage
 from distillability.rewards.length import length_reward
+from distillability.rewards.right import counts_as_right
 from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task
 from distillability.training.compat import PolicyLogprobsMixin, frozen_reference
@@ -94,8 +95,7 @@ class CompositeReward:
         return decoded, truncated
 
     def _counts_as_right(self, grade: Grade) -> bool:
-        steps_needed = self.settings.require == "steps" and grade.right_steps is not None
-        return grade.right and (bool(grade.right_steps) or not steps_needed)
+        return counts_as_right(grade, self.settings.require)
 
     def _calibration_values(self, questions: Sequence[Prompt], texts: Sequence[str], truncated: Sequence[bool]) -> torch.Tensor:
         """C (or the length) of every completion, [N] float64, nan where missing."""
