@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from _synthetic_run import HOSTILE, OBJECTIVES, full_rows, student_rows, teacher
 
 from distillability.errors import UserError
 from distillability.report import build_report, headline_table, headline_text
+from distillability.report.figures import calibration_picture, queries_picture
+from distillability.report.folder import Curve, read_run
 from distillability.report.limits import limits
 from distillability.report.numbers import markdown, number, short_path, visible
 from distillability.report.rows import Arm, Index
@@ -345,6 +349,42 @@ def test_without_results_there_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run the evaluate stage first"):
         build_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+# How it looks
+
+
+def test_the_modes_of_every_calibration_are_drawn(full: Path) -> None:
+    contents = read_run(full)
+
+    def rows(curves: list[Curve]) -> list[tuple[str, list[int]]]:
+        """Each row's name and how many areas each of its panels holds."""
+        drawn = calibration_picture(Index(contents.results), "maths", curves, None)
+        assert drawn is not None
+        panels = drawn[0].axes
+        return [
+            (panels[start].get_ylabel().replace("\n", " "), [len(panel.collections) for panel in panels[start : start + 3]])
+            for start in range(0, len(panels), 3)
+        ]
+
+    shares = [(f"modes, shares (calibration #{number})", [4, 4, 4]) for number in (1, 2)]
+    assert rows(contents.curves)[4:] == shares
+    once = [curve for curve in contents.curves if not (curve.source == "knob_0" and curve.calibration)]
+    assert rows(once)[5] == (shares[1][0], [4, 0, 4])
+    plain = [replace(curve, lines=[{**line, "modes": {}} for line in curve.lines]) for curve in contents.curves]
+    assert len(rows(plain)) == 4
+
+
+def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
+    rows: list[Row] = []
+    for source in ("plain", "distillable", "undistillable"):
+        for queries in (2000, 8000):
+            rows += student_rows(source, 0.5, "seqkd", calibration=None if source == "plain" else 0, budget=(queries, 1000))
+    drawn = queries_picture(Index(results(rows)), "maths")
+    assert drawn is not None
+    places = sorted(text.xy[1] for text in drawn[0].axes[0].texts)
+    assert len(places) == 3
+    assert min(b - a for a, b in pairwise(places)) > 0.06
 
 
 def test_the_machine_s_paths_stay_out(full: Path, page: Page) -> None:
