@@ -126,12 +126,15 @@ def advantage_fixed_scale(
     return [a + low * b for a, b in zip(z, part, strict=True)]
 
 
-def advantage_z_sum(rewards: Sequence[float], compatibility: Sequence[float], knob: float, scale: float) -> list[float]:
-    """One ungated group in the paper's form; a group whose C spreads less than a tenth of s_C says nothing."""
-    z = z_scores(rewards)
-    known = [c for c in compatibility if not math.isnan(c)]
-    mean = sum(known) / len(known)
-    spread = math.sqrt(sum((c - mean) ** 2 for c in known) / (len(known) - 1))
-    if spread < 0.1 * scale:
-        return z
-    return [a + (0.0 if math.isnan(c) else knob * (c - mean) / (spread + 1e-4 * scale)) for a, c in zip(z, compatibility, strict=True)]
+def advantage_z_sum(
+    rewards: Sequence[float], counted: Sequence[bool], compatibility: Sequence[float], knob: float, scale: float
+) -> list[float]:
+    """One group in the paper's form: z(R) + knob · z(C), C among what counts; one that spreads less than a tenth of s_C is silent."""
+    advantage = z_scores(rewards)
+    rows = [row for row, counts in enumerate(counted) if counts and not math.isnan(compatibility[row])]
+    known = [compatibility[row] for row in rows]
+    if len(known) < 2 or math.sqrt(sum((c - sum(known) / len(known)) ** 2 for c in known) / (len(known) - 1)) < 0.1 * scale:
+        return advantage
+    for row, z in zip(rows, z_scores(known), strict=True):
+        advantage[row] += knob * z
+    return advantage

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ from datasets import Dataset
 from trl import GRPOTrainer
 
 from distillability.config.recipe import Calibrate, Teacher
-from distillability.files import read_jsonl
+from distillability.files import read_json, read_jsonl, write_json
 from distillability.models.load import load_model
 from distillability.training import calibrate as module
 from distillability.training.calibrate import calibrate_teacher
@@ -114,6 +119,60 @@ def test_micro_batches_do_not_change_the_result(tiny: dict[str, Path], tmp_path:
         for a, b in zip(ours, theirs, strict=True):
             assert a["anchor_nats"] == pytest.approx(b["anchor_nats"], abs=1e-4)
             assert a["task_reward"] == b["task_reward"]
+
+
+def _same_words(trainer: Any, prompt_ids: list[list[int]], images: Any, fields: Any, num_generations: int, **_: Any) -> Any:
+    """Completions that depend on the prompt and the place in its group alone: each process draws from a generator of its own."""
+    tokenizer = trainer.processing_class
+    rows = []
+    for row, ids in enumerate(prompt_ids):
+        rng = random.Random(f"{ids} {row % num_generations}")
+        rows.append([*tokenizer.convert_tokens_to_ids(rng.choices("0123456789+;", k=rng.randint(2, 12))), tokenizer.eos_token_id])
+    return rows, None
+
+
+def _with_same_words(tiny: dict[str, Path], folder: Path, prompts_per_step: int, patch: Callable[[Any, str, Any], None]) -> None:
+    """One process of a calibration in which all processes together would say the same; the first leaves losses and gradient norms."""
+    config, save_model = module._grpo_config, module._CalibrationTrainer.save_model
+
+    def remember(trainer: Any, *args: Any, **kwargs: Any) -> None:
+        if str(args[0]).endswith("model") and trainer.accelerator.is_main_process:
+            write_json(folder / "history.json", [row for row in trainer.state.log_history if "loss" in row])
+        save_model(trainer, *args, **kwargs)
+
+    patch(module, "_grpo_config", lambda *args: _log_every_step(config(*args)))
+    patch(module._CalibrationTrainer, "save_model", remember)
+    patch(module._CalibrationTrainer, "_generate_single_turn", _same_words)
+    _calibrate(tiny, folder, knob=-1.0, prompts_per_step=prompts_per_step)
+
+
+def test_two_processes_are_one(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole groups in each process, as many in all: the same losses, gradients, anchors and weights."""
+    _with_same_words(tiny, tmp_path / "one", 4, monkeypatch.setattr)
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from pathlib import Path\n"
+        "from invariant import test_calibration as t\n"
+        f"tiny = {{name: Path(path) for name, path in { ({k: str(v) for k, v in tiny.items()})!r}.items()}}\n"
+        f"t._with_same_words(tiny, Path({str(tmp_path / 'two')!r}), 2, setattr)\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone", str(script)]
+    done = subprocess.run(
+        command, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    one, two = (read_json(tmp_path / name / "history.json") for name in ("one", "two"))
+    assert len(one) == len(two) == 3
+    for a, b in zip(two, one, strict=True):
+        assert b["reward_std"] > 0
+        assert a["reward_std"] == pytest.approx(b["reward_std"], rel=1e-4)
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3, abs=1e-6)
+        assert float(a["grad_norm"]) == pytest.approx(float(b["grad_norm"]), rel=1e-3)
+    anchors = ([line["anchor_nats"] for line in read_jsonl(tmp_path / name / "metrics.jsonl")] for name in ("two", "one"))
+    assert next(anchors) == pytest.approx(next(anchors), abs=1e-3)
+    assert torch.allclose(_weights(tmp_path / "two"), _weights(tmp_path / "one"), atol=1e-4)
 
 
 def test_a_killed_calibration_resumes_to_the_same_weights(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

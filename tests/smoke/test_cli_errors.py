@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+import tomllib
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -423,6 +423,22 @@ def test_each_verb_runs_its_own_stages(stages: Callable[[Callable[..., None]], N
     ]
 
 
+@pytest.mark.parametrize(
+    ("verb", "told"),
+    [
+        ("run", "Calibrate, distil, evaluate and report."),
+        ("calibrate", "Calibrate the teachers."),
+        ("distill", "Buy the traces and distil the students."),
+        ("evaluate", "Measure teachers and students."),
+    ],
+)
+def test_each_verb_of_the_stages_says_what_it_does_and_takes_the_same_options(verb: str, told: str) -> None:
+    text = invoke(verb, "--help", code=0)
+    assert told in text
+    assert all(option in text for option in ("RECIPE", "--out", "--set", "--resume", "--force", "--quiet", "--json", "--debug"))
+    assert told in invoke("--help", code=0)
+
+
 def test_force_is_recorded(stages: Callable[[Callable[..., None]], None]) -> None:
     recipe = run_once(stages)
     invoke("calibrate", recipe, "--resume", "--force", "--quiet", code=0)
@@ -469,25 +485,29 @@ def test_an_unknown_option_and_an_unknown_verb() -> None:
     assert command("rum").returncode == 2
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["schema"], ["validate", "recipe.toml"]])
-def test_what_needs_no_model_imports_no_torch(arguments: list[str]) -> None:
+HEAVY = {"accelerate", "datasets", "jinja2", "matplotlib", "numpy", "peft", "safetensors", "scipy", "torch", "transformers", "trl"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["lab", "build", "--help"], ["schema"], ["validate", "recipe.toml"]], ids=" ".join
+)
+def test_what_needs_no_model_loads_nothing_heavy(arguments: list[str]) -> None:
+    """What a person waits for is what is imported; a clock would measure the machine's other work."""
     make_recipe()
     script = (
         "import sys; from distillability.cli import main; sys.argv = ['distillability', *sys.argv[1:]]\n"
         "try: main()\n"
-        "finally: print(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)), file=sys.stderr)"
+        f"finally: print(sorted({HEAVY} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0 and done.stderr.strip() == "[]", done.stderr
+    assert done.returncode == 0 and done.stdout and done.stderr.strip() == "[]", done.stderr
 
 
-def test_help_answers_in_half_a_second() -> None:
-    def seconds() -> float:
-        started = time.perf_counter()
-        assert "calibrate" in command("--help").stdout
-        return time.perf_counter() - started
-
-    assert min(seconds() for _ in range(3)) < 0.5
+def test_the_entry_point_is_the_one_that_is_tested() -> None:
+    """The installed command calls `distillability.cli.main`; `python -m distillability` does the same."""
+    assert "calibrate" in command("--help").stdout
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert declared == {"distillability": "distillability.cli:main"}
 
 
 def test_importing_the_package_imports_no_torch() -> None:

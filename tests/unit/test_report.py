@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,10 @@ from _synthetic_run import HOSTILE, OBJECTIVES, full_rows, student_rows, teacher
 
 from distillability.errors import UserError
 from distillability.report import build_report, headline_table, headline_text
+from distillability.report.figures import calibration_picture, queries_picture
+from distillability.report.folder import Curve, read_run
 from distillability.report.limits import limits
-from distillability.report.numbers import markdown, number, short_path, visible
+from distillability.report.numbers import markdown, number, short_path, signed, visible
 from distillability.report.rows import Arm, Index
 from distillability.report.verdicts import verdicts
 from distillability.results import Results, Row, RunInfo, read_results
@@ -303,6 +308,41 @@ def test_a_verdict_prefers_the_paired_difference_to_touching_intervals() -> None
     assert verdicts(Index(results(rows)))[0].outcome == "yes"
 
 
+def test_the_verdict_s_numbers_are_seen_at_a_glance(page: Page) -> None:
+    rows = [*student_rows("plain", 0.5, "seqkd"), *student_rows("undistillable", 0.1, "seqkd", calibration=0)]
+    rows += [
+        *student_rows("undistillable_prefilled", 0.3, "seqkd", calibration=0),
+        *teacher_rows("plain"),
+        *teacher_rows("undistillable", 0),
+    ]
+    index = Index(results(rows))
+    arm = index.arms("maths")[0]
+    plain, lowered, elicited = (
+        number(index.student_cells("maths", source, arm)[0].value) for source in ("plain", "undistillable", "undistillable_prefilled")
+    )
+    assert verdicts(index)[0].glance == (
+        (f"{plain} → {lowered}", "students' accuracy: plain → this teacher"),
+        ("0.987 → 0.984", "the teacher's own right steps: before → after"),
+        (elicited, "students' accuracy by the strongest elicitation: generic prefill"),
+    )
+    assert "students' accuracy over the best free alternative [+0.090, +0.170]" in page.text
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (0.05, "Ahead of the best free alternative by +0.050 [+0.040, +0.060]."),
+        (0.0, "Not shown to be ahead of the best free alternative: +0.000 [-0.010, +0.010]."),
+        (-0.05, "Behind the best free alternative: -0.050 [-0.060, -0.040]."),
+    ],
+)
+def test_only_an_interval_above_0_is_ahead_of_what_is_free(value: float, told: str) -> None:
+    rows = [*student_rows("plain", 0.5, "seqkd"), *student_rows("distillable", 0.9, "seqkd", calibration=0)]
+    bounds = {"value": value, "ci_low": value - 0.01, "ci_high": value + 0.01, "decoding": "greedy", "objective": "seqkd"}
+    rows.append(Row(task="maths", split="test", role="student", source="distillable", knob=1.0, metric="headline_up", **bounds))
+    assert told in verdicts(Index(results(rows)))[0].detail
+
+
 def test_an_elicitation_that_undoes_the_guard_is_in_the_verdict() -> None:
     rows = [*student_rows("plain", 0.5, "seqkd"), *student_rows("undistillable", 0.1, "seqkd", calibration=0)]
     assert verdicts(Index(results(rows)))[0].outcome == "yes"
@@ -347,6 +387,68 @@ def test_without_results_there_is_no_report(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+# How it looks
+
+
+def _luminance(colour: str) -> float:
+    parts = (int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _contrast(first: str, second: str) -> float:
+    dark, light = sorted(map(_luminance, (first, second)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_every_colour_of_the_page_has_a_name_in_both_themes_and_can_be_read() -> None:
+    style = (files("distillability.report") / "templates" / "page.css").read_text(encoding="utf-8")
+    blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    light, dark = (dict(re.findall(r"(--[a-z-]+): (#[0-9a-f]{6});", block)) for block in blocks)
+    assert light.keys() == dark.keys()
+    assert "@media screen and (prefers-color-scheme: dark)" in style
+    assert "#" not in re.sub(r":root \{.*?\}", "", style, flags=re.DOTALL), "a colour without a name is the same in both themes"
+    assert set(re.findall(r"var\((--[a-z-]+)\)", style)) == light.keys()
+    for theme in (light, dark):
+        for text in ("--ink", "--soft", "--good", "--bad"):
+            assert min(_contrast(theme[text], theme[ground]) for ground in ("--paper", "--wash")) > 4.5, text
+        assert _contrast(theme["--ink"], theme["--alarm"]) > 4.5
+        assert min(_contrast(theme[large], theme["--wash"]) for large in ("--up", "--down")) > 3  # large letters and marks
+
+
+def test_the_modes_of_every_calibration_are_drawn(full: Path) -> None:
+    contents = read_run(full)
+
+    def rows(curves: list[Curve]) -> list[tuple[str, list[int]]]:
+        """Each row's name and how many areas each of its panels holds."""
+        drawn = calibration_picture(Index(contents.results), "maths", curves, None)
+        assert drawn is not None
+        panels = drawn[0].axes
+        return [
+            (panels[start].get_ylabel().replace("\n", " "), [len(panel.collections) for panel in panels[start : start + 3]])
+            for start in range(0, len(panels), 3)
+        ]
+
+    shares = [(f"modes, shares (calibration #{number})", [4, 4, 4]) for number in (1, 2)]
+    assert rows(contents.curves)[4:] == shares
+    once = [curve for curve in contents.curves if not (curve.source == "knob_0" and curve.calibration)]
+    assert rows(once)[5] == (shares[1][0], [4, 0, 4])
+    plain = [replace(curve, lines=[{**line, "modes": {}} for line in curve.lines]) for curve in contents.curves]
+    assert len(rows(plain)) == 4
+
+
+def test_names_at_the_ends_of_lines_do_not_overlap() -> None:
+    rows: list[Row] = []
+    for source in ("plain", "distillable", "undistillable"):
+        for queries in (2000, 8000):
+            rows += student_rows(source, 0.5, "seqkd", calibration=None if source == "plain" else 0, budget=(queries, 1000))
+    drawn = queries_picture(Index(results(rows)), "maths")
+    assert drawn is not None
+    places = sorted(text.xy[1] for text in drawn[0].axes[0].texts)
+    assert len(places) == 3
+    assert min(b - a for a, b in pairwise(places)) > 0.06
+
+
 def test_the_machine_s_paths_stay_out(full: Path, page: Page) -> None:
     assert "/home/someone" not in page.text
     assert "…/lab.toml" in page.text
@@ -358,6 +460,7 @@ def test_numbers() -> None:
     assert number(None) == "missing"
     assert number(0.0) == number(-0.0001) == "0.000"
     assert number(1 / 3) == "0.333"
+    assert (signed(0.0), signed(-0.0001), signed(-0.001), signed(None)) == ("+0.000", "+0.000", "-0.001", "missing")
     assert visible("a\x00b\u202ec\nd") == "a\\u0000b\\u202ec\nd"
     assert visible("x" * 30, 10) == "x" * 10 + " … (20 more characters)"
     assert markdown("a|b<c>\n`d`") == "a\\|b&lt;c&gt; ⏎ \\`d\\`"

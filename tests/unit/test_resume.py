@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from distillability.files import new_folder, read_jsonl, write_text
 from distillability.training.resume import MetricsFile, last_checkpoint
 
@@ -26,6 +28,19 @@ def test_the_newest_whole_checkpoint_counts(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-tmp").mkdir()
     found = last_checkpoint(tmp_path)
     assert found is not None and found.step == 20
+
+
+def test_with_several_processes_each_must_have_left_its_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = tuple(part for part in PARTS if not part.startswith("rng"))
+    _checkpoint(tmp_path, 10, (*parts, "rng_state_0.pth", "rng_state_1.pth"))
+    _checkpoint(tmp_path, 20, (*parts, "rng_state_0.pth"))
+    _checkpoint(tmp_path, 30)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = last_checkpoint(tmp_path)
+    assert found is not None and found.step == 10
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    found = last_checkpoint(tmp_path)
+    assert found is not None and found.step == 30
 
 
 def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:

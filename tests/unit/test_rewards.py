@@ -49,17 +49,6 @@ def _compose(right: list[bool], values: list[float], rewards: list[float] | None
     )
 
 
-def _z_sum(rewards: list[float], counted: list[bool], values: list[float], knob: float, scale: float) -> list[float]:
-    """The paper's form for one group by its definition: z(R) + knob · z(C), C among what counts, silent under the spread floor."""
-    advantage = reference.z_scores(rewards)
-    rows = [row for row, counts in enumerate(counted) if counts and not math.isnan(values[row])]
-    if len(rows) < 2 or torch.tensor([values[row] for row in rows]).std().item() < 0.1 * scale:
-        return advantage
-    for row, z in zip(rows, reference.z_scores([values[row] for row in rows]), strict=True):
-        advantage[row] += knob * z
-    return advantage
-
-
 @pytest.mark.parametrize("n_right", range(9))
 @pytest.mark.parametrize("knob", [-3.0, -1.0, -0.1, 0.1, 1.0, 3.0])
 @pytest.mark.parametrize("missing", [0, 3])
@@ -93,17 +82,18 @@ def test_graded_rewards_against_the_reference(n_right: int, knob: float) -> None
 @pytest.mark.parametrize("scale", [0.7, 1000.0])
 @pytest.mark.parametrize("n_right", range(9))
 @pytest.mark.parametrize("missing", [0, 1, 8])
-def test_the_papers_form_against_the_reference(scale: float, n_right: int, missing: int) -> None:
+@pytest.mark.parametrize("knob", [-2.0, 1.0])
+def test_the_papers_form_against_the_reference(scale: float, n_right: int, missing: int, knob: float) -> None:
     right, values = _group(4, n_right, missing=missing)
     rewards = [float(ok) for ok in right]
-    found = _compose(right, values, form="z_sum", gate="none", scale=scale).advantage[0]
-    expected = _z_sum(rewards, [True] * 8, values, 1.0, scale)
+    found = _compose(right, values, form="z_sum", gate="none", scale=scale, knob=knob).advantage[0]
+    expected = reference.advantage_z_sum(rewards, [True] * 8, values, knob, scale)
     assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), atol=1e-9)
 
 
 def test_the_papers_form_of_rewards_as_small_as_nats_a_byte() -> None:
     values = [0.001 * value for value in _group(4, 8)[1]]
-    expected = _z_sum([1.0] * 8, [True] * 8, values, 1.0, 0.002)
+    expected = reference.advantage_z_sum([1.0] * 8, [True] * 8, values, 1.0, 0.002)
     found = _compose([True] * 8, values, form="z_sum", scale=0.002).advantage[0]
     assert torch.allclose(found, torch.tensor(expected, dtype=torch.float64), atol=1e-9)
 

@@ -1,4 +1,4 @@
-"""The command line: one file per verb. Torch and all that needs it are imported inside the commands."""
+"""The command line: one file per verb, one table for the stages. What needs torch is imported inside the commands."""
 
 from distillability.cli.app import app, main
 

@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
-from distillability.cli.calibrate import calibrate
-from distillability.cli.distill import distill
 from distillability.cli.env import env
-from distillability.cli.evaluate import evaluate
 from distillability.cli.lab import lab
 from distillability.cli.report import report
-from distillability.cli.run import run
 from distillability.cli.schema import schema
 from distillability.cli.show import show
+from distillability.cli.stages import STAGE_VERBS, stage_verb
 from distillability.cli.validate import validate
 
 __all__ = ["app", "main"]
@@ -29,7 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (run, calibrate, distill, evaluate, report, validate, show, schema, env):
+for name, (told, _) in STAGE_VERBS.items():
+    app.command(name, help=told)(stage_verb(name))
+for verb in (report, validate, show, schema, env):
     app.command()(verb)
 app.add_typer(lab, name="lab")
 

@@ -1,4 +1,4 @@
-"""From a recipe or a run folder to running stages: the common body of `run` and of each stage's verb."""
+"""From a recipe or a run folder to running stages: the body of the verbs in `cli/stages.py`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from distillability.errors import UserError
 if TYPE_CHECKING:
     from distillability.stages.folder import RunFolder
 
-__all__ = ["STAGES", "execute", "prepare"]
-
-STAGES = ("calibrate", "distill", "evaluate", "report")
+__all__ = ["execute", "prepare"]
 
 
 def execute(

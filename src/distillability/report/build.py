@@ -27,7 +27,7 @@ from distillability.results import Row
 
 __all__ = ["build"]
 
-_SHOWN_PROMPTS = 4  # opened; the rest wait folded
+_SHOWN_PROMPTS = 2  # opened; the rest wait folded
 _MOST_PROMPTS = 24
 _MOST_TEXTS = 60
 _MOST_MEASURES = 400  # in a table of the page; all of them are among the rows

@@ -15,7 +15,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from distillability.files import new_file
@@ -93,6 +95,11 @@ def _write(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def _layout() -> ConstrainedLayoutEngine:
+    """Room enough between panels that a title is not taken for the label of the axis above it."""
+    return ConstrainedLayoutEngine(h_pad=0.09)
+
+
 def _styled(draw: Callable[..., Any]) -> Callable[..., Any]:
     """Draw under the report's style, whatever the user's own is."""
 
@@ -117,7 +124,7 @@ def knob_picture(index: Index, task: str) -> tuple[Figure, str] | None:
     columns = min(4, len(arms))
     bands = [arms[start : start + columns] for start in range(0, len(arms), columns)]
     heights = [0.75 + 0.42 * len(spectrum)] * len(bands) + ([0.75 + 0.26 * len(controls)] if controls else [])
-    figure = Figure(figsize=(10.5, sum(heights) + 0.7), layout="constrained")
+    figure = Figure(figsize=(10.5, sum(heights) + 0.7), layout=_layout())
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     for row, band in enumerate(bands):
         for column, arm in enumerate(band):
@@ -144,7 +151,15 @@ def _knob_panel(axes: Axes, index: Index, task: str, arm: Arm, spectrum: Sequenc
         for teacher in index.teacher_cells(task, source, index.teacher_metric(task), "greedy"):
             if teacher.value is not None:
                 axes.plot(
-                    teacher.value, place, marker="D", markersize=7, color="white", markeredgecolor="#009e73", markeredgewidth=1.6, zorder=2
+                    teacher.value,
+                    place,
+                    marker="D",
+                    markersize=9,
+                    color="white",
+                    markeredgecolor="#009e73",
+                    markeredgewidth=1.6,
+                    zorder=2,
+                    clip_on=False,
                 )
         cells = index.student_cells(task, source, arm)
         for offset, cell in _spread(cells):
@@ -179,8 +194,9 @@ def _number_beside(axes: Axes, cell: Cell, place: float) -> None:
         return
     high = cell.value > 0.55
     end = (cell.low if high else cell.high) or cell.value
-    how: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7.5, "color": "#444444"}
-    axes.annotate(number(cell.value), (end, place), (-5, 0) if high else (5, 0), ha="right" if high else "left", **how)
+    how: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 7.5, "color": "#444444", "zorder": 5}
+    text = axes.annotate(number(cell.value), (end, place), (-9, 0) if high else (6, 0), ha="right" if high else "left", **how)
+    text.set_path_effects([withStroke(linewidth=2, foreground="white")])  # lines pass behind it
 
 
 def _dot(axes: Axes, index: Index, task: str, source: str, cell: Cell, place: float) -> None:
@@ -196,7 +212,7 @@ def _dot(axes: Axes, index: Index, task: str, source: str, cell: Cell, place: fl
 
 
 def _share_axis(axes: Axes, rows: int) -> None:
-    axes.set_xlim(-0.03, 1.03)
+    axes.set_xlim(-0.04, 1.04)
     axes.set_ylim(rows - 0.4, -0.6)
     axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -284,20 +300,21 @@ def _queries_panel(axes: Axes, index: Index, task: str, arm: Arm) -> list[str]:
     axes.set_xscale("log", base=2)
     axes.grid(axis="y")
     axes.set_ylim(-0.03, 1.05)
-    told, ticks = [], set()
+    told, ticks, ends = [], set(), []
     for source in index.sources(task):
         budgets = index.budgets(task, source, arm)
         if len(budgets) < 2:
             continue
         usual = [budget for budget in budgets if budget[1] == steps]
         points = [(budget[0], cell) for budget in usual for cell in index.student_cells(task, source, arm, budget=budget)]
-        _curve(axes, index, task, source, [(asked, cell) for asked, cell in points if not cell.calibration])
+        ends += _curve(axes, index, task, source, [(asked, cell) for asked, cell in points if not cell.calibration])
         _curve(axes, index, task, source, [(asked, cell) for asked, cell in points if cell.calibration], joined=False)
         for budget in (budget for budget in budgets if budget[1] != steps):
             for cell in index.student_cells(task, source, arm, budget=budget):
                 _longer(axes, index, task, source, budget, cell, points)
         ticks |= {budget[0] for budget in budgets}
         told.append(f"{label(source)}: " + ", ".join(f"{number(cell.value)} at {asked}" for asked, cell in points))
+    _name_curves(axes, index, task, ends)
     axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" + ("\n(headline)" if value == queries else "")))
@@ -306,10 +323,13 @@ def _queries_panel(axes: Axes, index: Index, task: str, arm: Arm) -> list[str]:
     return told
 
 
-def _curve(axes: Axes, index: Index, task: str, source: str, points: Sequence[tuple[float, Cell]], *, joined: bool = True) -> None:
+def _curve(
+    axes: Axes, index: Index, task: str, source: str, points: Sequence[tuple[float, Cell]], *, joined: bool = True
+) -> list[tuple[float, float, str]]:
+    """Draw one source; returns where its line ends and whose it is."""
     known = [(asked, cell) for asked, cell in points if cell.value is not None]
     if not known:
-        return
+        return []
     style = look(source, index.knob(task, source))
     known = known if joined else [(asked * 0.95, cell) for asked, cell in known]
     asked, cells = zip(*known, strict=True)
@@ -323,16 +343,17 @@ def _curve(axes: Axes, index: Index, task: str, source: str, points: Sequence[tu
     for place, cell in known:
         if cell.low is not None and cell.high is not None:
             axes.plot([place, place], [cell.low, cell.high], color=style.colour, linewidth=1.2, alpha=0.6)
-    if joined:
-        axes.annotate(
-            visible(label(source), 40),
-            (asked[-1], cells[-1].value),
-            (8, 0),
-            textcoords="offset points",
-            va="center",
-            color=style.colour,
-            fontsize=8.5,
-        )
+    return [(asked[-1], cells[-1].value, source)] if joined else []
+
+
+def _name_curves(axes: Axes, index: Index, task: str, ends: Sequence[tuple[float, float, str]]) -> None:
+    """Names at the ends of the lines, kept apart where lines end close to each other."""
+    lowest: dict[float, float] = defaultdict(lambda: -1.0)
+    for asked, value, source in sorted(ends):
+        place = max(value, lowest[asked])
+        lowest[asked] = place + 0.065
+        how: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8.5}
+        axes.annotate(visible(label(source), 40), (asked, place), (8, 0), color=look(source, index.knob(task, source)).colour, **how)
 
 
 def _longer(
@@ -361,7 +382,10 @@ _CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @_styled
 def calibration_picture(index: Index, task: str, curves: Sequence[Curve], anchor_budget: float | None) -> tuple[Figure, str] | None:
-    """How calibration went, a column a teacher and a row a quantity; every calibration is a line. None without curves."""
+    """How calibration went, a column a teacher and a row a quantity; every calibration is a line, and has its modes in a row of their own.
+
+    None without curves.
+    """
     by_source: dict[str, list[Curve]] = defaultdict(list)
     for curve in curves:
         if curve.task == task:
@@ -370,26 +394,29 @@ def calibration_picture(index: Index, task: str, curves: Sequence[Curve], anchor
     sources += [source for source in by_source if source not in sources]
     if not sources:
         return None
-    figure = Figure(figsize=(max(4.5, min(10.5, 2.6 * len(sources) + 1.2)), 8.2), layout="constrained")
-    panels = figure.subplots(len(_CURVES) + 1, len(sources), sharex="col", sharey="row", squeeze=False)
     modes = _modes(curves, task)
+    calibrations = sorted({curve.calibration for source in sources for curve in by_source[source]}) if modes else []
+    rows = len(_CURVES) + len(calibrations)
+    figure = Figure(figsize=(max(4.5, min(10.5, 2.6 * len(sources) + 1.2)), 1.5 * rows + 0.7), layout="constrained")
+    panels = figure.subplots(rows, len(sources), sharex="col", sharey="row", squeeze=False)
     for column, source in enumerate(sources):
         panels[0][column].set_title(_tick(index, task, source).replace("\n", ", "))
         for row, (_, keys) in enumerate(_CURVES):
             _curve_panel(panels[row][column], by_source[source], keys, look(source, index.knob(task, source)).colour)
         if anchor_budget is not None:
             _budget_line(panels[2][column], anchor_budget)
-        _mode_panel(panels[-1][column], by_source[source], modes)
+        for row, calibration in enumerate(calibrations, len(_CURVES)):
+            _mode_panel(panels[row][column], [curve for curve in by_source[source] if curve.calibration == calibration], modes)
         panels[-1][column].set_xlabel("step")
-    for row, (title, _) in enumerate(_CURVES):
+    titles = [title for title, _ in _CURVES] + [f"modes, shares\n(calibration #{calibration + 1})" for calibration in calibrations]
+    for row, title in enumerate(titles):
         panels[row][0].set_ylabel(title)
-    panels[0][0].set_ylim(-0.03, 1.05)
-    panels[-1][0].set_ylabel("modes, shares\n(calibration #1)")
-    panels[-1][0].set_ylim(-0.03, 1.05)
+    for row in (0, *range(len(_CURVES), rows)):
+        panels[row][0].set_ylim(-0.03, 1.05)
     figure.legend(handles=_calibration_legend(modes), loc="outside lower left", ncols=5, frameon=False, fontsize=8)
     return figure, f"Calibration of {', '.join(label(source) for source in sources)}: " + ", ".join(
         title.replace("\n", " ") for title, _ in _CURVES
-    ) + ", modes by step."
+    ) + (", modes by step." if modes else " by step.")
 
 
 def _modes(curves: Sequence[Curve], task: str) -> dict[str, str]:
@@ -419,12 +446,11 @@ def _budget_line(axes: Axes, budget: float) -> None:
 
 
 def _mode_panel(axes: Axes, curves: Sequence[Curve], modes: dict[str, str]) -> None:
-    """Shares stacked, of the first calibration: several stacks cannot share a panel. What is left white has no known mode."""
-    if not modes:
-        axes.text(0.5, 0.5, "the task labels no modes", ha="center", transform=axes.transAxes, color="#888888", fontsize=8)
+    """Shares stacked, of one calibration: several stacks cannot share a panel. What is left white has no known mode."""
+    lines = [line for curve in curves for line in curve.lines if line.get("modes") and line.get("step") is not None]
+    if not lines:
+        axes.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=axes.transAxes, color="#888888", fontsize=8)
         return
-    first = min(curves, key=lambda curve: curve.calibration)
-    lines = [line for line in first.lines if line.get("modes") and line.get("step") is not None]
     shares = [[line["modes"].get(mode) or 0.0 for line in lines] for mode in modes]
     axes.stackplot([line["step"] for line in lines], shares, colors=list(modes.values()), linewidth=0)
 
@@ -433,6 +459,6 @@ def _calibration_legend(modes: dict[str, str]) -> list[Line2D]:
     lines = [
         Line2D([], [], color="#555555", label="task reward"),
         Line2D([], [], color="#555555", linestyle=(0, (3, 1.5)), label="right steps"),
-        Line2D([], [], color="#555555", alpha=0.5, label="paler: further calibrations"),
+        Line2D([], [], color="#555555", alpha=0.5, label="fainter: further calibrations"),
     ]
     return lines + [Line2D([], [], color=colour, linewidth=5, label=f"mode: {visible(mode, 30)}") for mode, colour in modes.items()]

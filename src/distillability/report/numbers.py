@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["duration", "interval", "knob_text", "markdown", "number", "quantity", "short_path", "signed", "signed_knob", "visible"]
@@ -22,7 +23,10 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def signed(value: float | None) -> str:
     """A difference, with its sign."""
-    return "missing" if value is None else f"{value:+.3f}"
+    if value is None:
+        return "missing"
+    text = f"{value:+.3f}"
+    return text.replace("-", "+") if float(text) == 0 else text
 
 
 def quantity(value: float | None, metric: str = "") -> str:
@@ -38,11 +42,11 @@ def quantity(value: float | None, metric: str = "") -> str:
     return number(value)
 
 
-def interval(cell: dict[str, Any]) -> str:
+def interval(cell: dict[str, Any], show: Callable[[float | None], str] = number) -> str:
     """` [low, high]`, or nothing where there is none."""
     if cell["low"] is None or cell["high"] is None:
         return ""
-    return f" [{number(cell['low'])}, {number(cell['high'])}]"
+    return f" [{show(cell['low'])}, {show(cell['high'])}]"
 
 
 def signed_knob(knob: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,11 @@ Outcome = Literal["yes", "partly", "no", "open"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """One calibrated teacher of one task. `outcome`: did students move the way the knob points, by all, some or none of the objectives."""
+    """One calibrated teacher of one task.
+
+    outcome: did students move the way the knob points, by all, some or none of the objectives.
+    glance: the few numbers that carry the verdict, each with what it is.
+    """
 
     task: str
     source: str
@@ -26,6 +30,7 @@ class Verdict:
     outcome: Outcome
     head: str
     detail: tuple[str, ...]
+    glance: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ def _verdict(index: Index, task: str, source: str) -> Verdict:
     broken = _not_withstood(index, task, source) if knob < 0 and hits else []
     head = _head(source, knob, outcome, hits, len(known), broken)
     details = [_students(pairs), _teacher(index, task, source), *_extras(index, task, source, knob)]
-    return Verdict(task, source, knob, "partly" if broken else outcome, head, tuple(text for text in details if text))
+    glance = tuple(_glance(index, task, source, knob, pairs))
+    return Verdict(task, source, knob, "partly" if broken else outcome, head, tuple(text for text in details if text), glance)
 
 
 def _not_withstood(index: Index, task: str, source: str) -> list[str]:
@@ -120,7 +126,7 @@ def _head(source: str, knob: float, outcome: Outcome, hits: int, total: int, bro
     count = (
         f"{hits} of {total} objectives tried"
         if hits < total
-        else f"all {total} objectives tried"
+        else f"{_every(total)} objectives tried"
         if total > 1
         else "the one objective tried"
     )
@@ -129,9 +135,13 @@ def _head(source: str, knob: float, outcome: Outcome, hits: int, total: int, bro
     return f"{name}: {wish}, by {count}."
 
 
-def _span(values: Sequence[float]) -> str:
+def _every(total: int) -> str:
+    return "both" if total == 2 else f"all {total}"
+
+
+def _span(values: Sequence[float], between: str = " to ") -> str:
     low, high = number(min(values)), number(max(values))
-    return low if low == high else f"{low} to {high}"
+    return low if low == high else f"{low}{between}{high}"
 
 
 def _students(pairs: Sequence[Comparison]) -> str:
@@ -158,11 +168,7 @@ def _extras(index: Index, task: str, source: str, knob: float) -> list[str]:
     """The best rival of a raised teacher; the best elicitation of a lowered one."""
     if knob > 0:
         rows = _measured(index, task, "headline_up", source)
-        return (
-            [f"Ahead of the best free alternative by {_ranged(rows)}."]
-            if rows
-            else ["No free alternative to hold it against was measured."]
-        )
+        return [_against_free(rows)] if rows else ["No free alternative to hold it against was measured."]
     told = []
     for metric, how in (
         ("elicited_yield", "Asked with a prefill or examples"),
@@ -173,6 +179,15 @@ def _extras(index: Index, task: str, source: str, knob: float) -> list[str]:
     return told or _elicited(index, task, source)
 
 
+def _against_free(rows: Sequence[Row]) -> str:
+    """Ahead or behind only where every interval says so."""
+    sides = {_side(row.ci_low, row.ci_high, 0.0, 0.0) for row in rows}
+    if sides == {1}:
+        return f"Ahead of the best free alternative by {_ranged(rows)}."
+    where = "Behind" if sides == {-1} else "Not shown to be ahead of"
+    return f"{where} the best free alternative: {_ranged(rows)}."
+
+
 def _measured(index: Index, task: str, metric: str, source: str) -> list[Row]:
     return [row for row in index.measures(task, metric, source=source, decoding="greedy") if row.value is not None]
 
@@ -180,7 +195,7 @@ def _measured(index: Index, task: str, metric: str, source: str) -> list[Row]:
 def _ranged(rows: Sequence[Row], plain: bool = False) -> str:
     shown = number if plain else signed
     texts = [
-        f"{shown(row.value)}{interval({'low': row.ci_low, 'high': row.ci_high})}"
+        f"{shown(row.value)}{interval({'low': row.ci_low, 'high': row.ci_high}, shown)}"
         + (f" (#{(row.calibration or 0) + 1})" if len(rows) > 1 else "")
         for row in rows[:4]
     ]
@@ -188,6 +203,15 @@ def _ranged(rows: Sequence[Row], plain: bool = False) -> str:
 
 
 def _elicited(index: Index, task: str, source: str) -> list[str]:
+    strongest = _strongest(index, task, source)
+    if strongest is None:
+        return ["No elicitation (prefill, examples in the prompt) was tried."]
+    value, name = strongest
+    return [f"The strongest elicitation tried ({name}) brings students to {number(value)}."]
+
+
+def _strongest(index: Index, task: str, source: str) -> tuple[float, str] | None:
+    """What students reach by the best elicitation of a teacher, and its name; None where none was tried."""
     reached = [
         (cell.value, label(other))
         for other in index.sources(task)
@@ -196,7 +220,23 @@ def _elicited(index: Index, task: str, source: str) -> list[str]:
         for cell in index.student_cells(task, other, arm)
         if cell.value is not None
     ]
-    if not reached:
-        return ["No elicitation (prefill, examples in the prompt) was tried."]
-    value, name = max(reached)
-    return [f"The strongest elicitation tried ({name}) brings students to {number(value)}."]
+    return max(reached, default=None)
+
+
+def _glance(index: Index, task: str, source: str, knob: float, pairs: Sequence[Comparison]) -> Iterator[tuple[str, str]]:
+    ours = [cell.value for pair in pairs for cell in pair.ours if cell.value is not None]
+    plain = [pair.plain.value for pair in pairs if pair.plain.value is not None]
+    if ours and plain:
+        yield f"{_span(plain, '–')} → {_span(ours, '–')}", "students' accuracy: plain → this teacher"
+    metric = index.teacher_metric(task)
+    before = index.teacher_cells(task, "plain", metric, "greedy")[0].value
+    after = [cell.value for cell in index.teacher_cells(task, source, metric, "greedy") if cell.value is not None]
+    if before is not None and after:
+        yield f"{number(before)} → {_span(after, '–')}", f"the teacher's own {metric.replace('_', ' ')}: before → after"
+    rivals = _measured(index, task, "headline_up", source) if knob > 0 else []
+    strongest = _strongest(index, task, source) if knob < 0 else None
+    if rivals:
+        bounds = interval({"low": rivals[0].ci_low, "high": rivals[0].ci_high}, signed) if len(rivals) == 1 else ""
+        yield ", ".join(signed(row.value) for row in rivals[:2]), f"students' accuracy over the best free alternative{bounds}"
+    elif strongest:
+        yield number(strongest[0]), f"students' accuracy by the strongest elicitation: {strongest[1].removeprefix(f'{source}, ')}"

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from distillability.config.recipe import Teacher
-from distillability.errors import UserError
+from distillability.errors import Problem, UserError
 from distillability.files import read_json, write_json
 from distillability.rewards.admission import admit
 from distillability.rewards.compatibility import compatibility
 from distillability.rewards.compose import compatibility_scale
 from distillability.rewards.length import length_reward
+from distillability.rewards.right import counts_as_right
 from distillability.rollouts import complete
 from distillability.stages.context import TaskContext
 from distillability.stages.jobs import Job
@@ -36,13 +37,16 @@ def calibration_jobs(context: TaskContext) -> list[Job]:
     """One job for every calibrated teacher and repetition.
 
     Raises:
-        UserError: the proxy fails admission and the recipe does not force it.
+        UserError: the proxy fails admission and the recipe does not force it; or a reward has no scale.
     """
     admission = read_json(admission_file(context.run, context.task_name))
     if not admission["passed"] and not context.recipe.calibrate.force:
         raise UserError.single(
             f"tasks.{context.task_name}.proxy = {context.config.proxy}", f"fails admission: {admission['summary']}", admission["advice"]
         )
+    problems = _without_scale(context, admission["scale"])
+    if problems:
+        raise UserError(problems)
     jobs = []
     for calibration in range(context.recipe.calibrate.calibrations):
         for name in context.recipe.calibrate.teachers:
@@ -71,18 +75,19 @@ def _admission(context: TaskContext, proof: Path) -> None:
         Grade(right=False) if cut else context.task.grade(prompt, text)
         for prompt, text, cut in zip(asked, completions.texts, completions.truncated, strict=True)
     ]
+    right = [counts_as_right(grade, settings.require) for grade in grades]
     proxy_scores, reference_scores = context.scorer(proxy).score(*columns), context.scorer(plain).score(*columns)
     planted = [(prompt, text) for prompt in prompts if (text := context.task.wrong_steps(prompt)) is not None]
     admission = admit(
         proxy=proxy_scores,
         reference=reference_scores,
-        right=[grade.right for grade in grades],
+        right=right,
         group_size=settings.num_generations,
         easy=[None if grade.mode is None else grade.mode in context.task.easy_modes for grade in grades],
         planted_wrong=context.scorer(proxy).score([prompt.text for prompt, _ in planted], [text for _, text in planted]),
     )
     shape = (-1, settings.num_generations)
-    right = torch.tensor([grade.right for grade in grades]).view(shape)
+    counted = torch.tensor(right).view(shape)
     values = compatibility(proxy_scores, reference_scores, settings.normaliser).view(shape)
     lengths = length_reward(completions.texts, completions.truncated).view(shape)
     write_json(
@@ -91,17 +96,17 @@ def _admission(context: TaskContext, proof: Path) -> None:
         | {
             "proxy": context.config.proxy,
             "forced": settings.force and not admission.passed,
-            "scale": {"compatibility": compatibility_scale(values, right), "length": compatibility_scale(lengths, right)},
-            "mean_compatibility": _mean_by_mode(values.flatten(), grades),
+            "scale": {"compatibility": compatibility_scale(values, counted), "length": compatibility_scale(lengths, counted)},
+            "mean_compatibility": _mean_by_mode(values.flatten(), right, grades),
         },
     )
 
 
-def _mean_by_mode(values: torch.Tensor, grades: list[Grade]) -> dict[str, float]:
+def _mean_by_mode(values: torch.Tensor, right: list[bool], grades: list[Grade]) -> dict[str, float]:
     """Mean C of the right texts of each mode."""
     means = {}
     for mode in sorted({grade.mode for grade in grades if grade.mode is not None}):
-        rows = torch.tensor([grade.right and grade.mode == mode for grade in grades]) & ~values.isnan()
+        rows = torch.tensor([ok and grade.mode == mode for ok, grade in zip(right, grades, strict=True)]) & ~values.isnan()
         if rows.any():
             means[mode] = values[rows].mean().item()
     return means
@@ -119,7 +124,7 @@ def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) 
         prompts=prompts,
         teacher=teacher,
         settings=settings,
-        scale=_scale(admission, teacher),
+        scale=float(admission["scale"][teacher.reward]),
         max_completion_length=context.config.max_completion_length,
         seed=context.seed("calibrate", calibration),
         autocast_dtype=context.teacher_dtype,
@@ -137,15 +142,29 @@ def _prompts(context: TaskContext, calibration: int) -> list[Prompt]:
     return context.task.prompts("calibrate", needed * (calibration + 1))[-needed:]
 
 
-def _scale(admission: dict[str, Any], teacher: Teacher) -> float:
-    scale = admission["scale"][teacher.reward]
-    if not scale:
-        raise UserError.single(
-            "calibrate.teachers",
-            f"the plain teacher's right answers do not differ in {teacher.reward}, so there is no scale for the knob",
-            "use another proxy, or more prompts in calibrate.scale_prompts",
-        )
-    return float(scale)
+def _without_scale(context: TaskContext, scales: dict[str, float | None]) -> list[Problem]:
+    """One problem for every reward that a teacher asks for and that has no scale, or a scale of 0, on the plain teacher."""
+    settings = context.recipe.calibrate
+    right = f'answers that count as right (calibrate.require = "{settings.require}")'
+    problems = []
+    for reward in sorted({teacher.reward for teacher in settings.teachers.values()}):
+        names = ", ".join(name for name, teacher in settings.teachers.items() if teacher.reward == reward)
+        where = f"calibrate.teachers ({names}), task {context.task_name}"
+        if scales[reward] is None:
+            what = (
+                f"the knob has no scale: none of {settings.scale_prompts} prompts got two {right} and have a {reward} "
+                f"from the plain teacher {context.config.teacher}"
+            )
+            mend = (
+                "raise calibrate.scale_prompts or calibrate.num_generations, or the task's max_completion_length where answers are cut; "
+                "else take a teacher that is right more often"
+            )
+            problems.append(Problem(where, what, mend))
+        elif not scales[reward]:
+            what = f"the knob has no scale: the plain teacher's {right} have the same {reward} within each prompt"
+            mend = "take another proxy" if reward == "compatibility" else "leave out the teachers with this reward"
+            problems.append(Problem(where, what, f"raise calibrate.scale_prompts, or {mend}"))
+    return problems
 
 
 def _write_card(context: TaskContext, name: str, teacher: Teacher, outcome: dict[str, Any], model: Path) -> None:

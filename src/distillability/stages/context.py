@@ -12,7 +12,7 @@ import torch
 from distillability.config.recipe import Recipe
 from distillability.config.recipe import Task as TaskConfig
 from distillability.config.sources import Source, parse_source
-from distillability.models.load import LoadedModel, load_model
+from distillability.models.load import LoadedModel, initialise_student, load_model
 from distillability.scoring.likelihood import Scorer
 from distillability.stages.layout import calibration_folder
 from distillability.tasks import Task, build_task
@@ -73,6 +73,12 @@ class TaskContext:
         if name == "plain":
             return self.plain()
         return self.load(calibration_folder(self.run, self.task_name, name, calibration or 0) / "model")
+
+    def untrained_student(self, seed: int) -> LoadedModel:
+        """What student number `seed` is before it has learnt anything: its checkpoint, or weights of its own where the recipe says so."""
+        if self.recipe.distill.student_init == "checkpoint":
+            return self.load(self.config.student)
+        return initialise_student(self.config.student, self.seed("student", seed), trust_remote_code=self.recipe.trust_remote_code)
 
     def scorer(self, loaded: LoadedModel) -> Scorer:
         return Scorer(loaded.model, loaded.tokenizer, autocast_dtype=self.teacher_dtype)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from distillability.config.recipe import Arm
 from distillability.files import write_json
-from distillability.models.load import initialise_student
 from distillability.objectives import OBJECTIVES, build_objective
 from distillability.stages.context import TaskContext
 from distillability.stages.jobs import Job
@@ -105,13 +104,8 @@ def _distill(context: TaskContext, student: Student) -> None:
     signals = _signals(context, student, len(traces)) if objective.needs_teacher_logits else None
     live = objective.needs_teacher_logits and (signals is None or student.on_policy_share > 0)
     source = context.source(student.source)
-    loaded = (
-        initialise_student(context.config.student, context.seed("student", student.seed))
-        if context.recipe.distill.student_init == "random"
-        else context.load(context.config.student)
-    )
     outcome = distill_student(
-        student=loaded,
+        student=context.untrained_student(student.seed),
         objective=objective,
         traces=traces,
         signals=signals,

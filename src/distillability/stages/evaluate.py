@@ -9,7 +9,7 @@ import torch
 
 from distillability.evaluation.harness import Evaluation, evaluate_model
 from distillability.files import write_json, write_jsonl
-from distillability.models.load import LoadedModel, initialise_student
+from distillability.models.load import LoadedModel
 from distillability.ops.statistics import pearson
 from distillability.rewards.compatibility import compatibility
 from distillability.stages.context import TaskContext
@@ -126,11 +126,7 @@ def _describe_texts(context: TaskContext, loaded: LoadedModel, sampled: Evaluati
 
 
 def _evaluate_before(context: TaskContext, seed: int, proof: Path) -> None:
-    if context.recipe.distill.student_init == "random":
-        loaded = initialise_student(context.config.student, context.seed("student", seed))
-    else:
-        loaded = context.load(context.config.student)
-    _evaluate_small(context, loaded, proof, "before", seed)
+    _evaluate_small(context, context.untrained_student(seed), proof, "before", seed)
 
 
 def _evaluate_student(context: TaskContext, student: Student, proof: Path) -> None:

@@ -11,6 +11,7 @@ from distillability.config.recipe import Recipe
 from distillability.models.dtype import faster_autocast
 from distillability.models.load import load_model
 from distillability.report import build_report
+from distillability.stages import STAGES
 from distillability.stages.calibrate import admission_jobs, calibration_jobs
 from distillability.stages.context import TaskContext
 from distillability.stages.distill import student_jobs, trace_jobs
@@ -19,9 +20,8 @@ from distillability.stages.folder import RunFolder
 from distillability.stages.jobs import Job, Workers, open_workers
 from distillability.stages.summary import summarise
 
-__all__ = ["STAGES", "run"]
+__all__ = ["run"]
 
-STAGES = ("calibrate", "distill", "evaluate", "report")
 # Each stage is a list of steps; a step's jobs are independent of each other, and may look at what the steps before left behind.
 _STEPS: dict[str, tuple[Callable[[TaskContext], list[Job]], ...]] = {
     "calibrate": (admission_jobs, calibration_jobs),

@@ -33,6 +33,7 @@ from distillability.ops.statistics import pearson
 from distillability.rewards.compatibility import compatibility
 from distillability.rewards.compose import compose_advantage
 from distillability.rewards.length import length_reward
+from distillability.rewards.right import counts_as_right
 from distillability.rollouts import complete_ids
 from distillability.rollouts.fast import unsupported
 from distillability.scoring.likelihood import Likelihood, Scorer
@@ -99,8 +100,7 @@ class CompositeReward:
         return decoded, truncated
 
     def _counts_as_right(self, grade: Grade) -> bool:
-        steps_needed = self.settings.require == "steps" and grade.right_steps is not None
-        return grade.right and (bool(grade.right_steps) or not steps_needed)
+        return counts_as_right(grade, self.settings.require)
 
     def _calibration_values(
         self, questions: Sequence[Prompt], texts: Sequence[str], truncated: Sequence[bool], ids: Sequence[list[int]]

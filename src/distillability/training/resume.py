@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from distillability.files import read_jsonl, write_jsonl
 __all__ = ["Checkpoint", "MetricsFile", "last_checkpoint", "whole_checkpoints"]
 
 # `trainer_state.json` alone does not prove a whole checkpoint: a kill can fall between any two of these files.
-_PARTS = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors")
+_PARTS = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,19 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def _is_whole(path: Path) -> bool:
-    if not all((path / part).is_file() for part in _PARTS):
+    if not all((path / part).is_file() for part in (*_PARTS, *_generators())):
         return False
     try:
         json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
     except json.JSONDecodeError:
         return False
     return True
+
+
+def _generators() -> list[str]:
+    """The files in which the processes of this run (as torchrun counts them) keep their random generators."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
 
 
 class MetricsFile:
