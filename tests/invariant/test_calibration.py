@@ -17,7 +17,8 @@ from trl import GRPOTrainer
 
 from distillability.config.recipe import Calibrate, Teacher
 from distillability.files import read_json, read_jsonl, write_json
-from distillability.models.load import load_model
+from distillability.models.chat import prompt_ids
+from distillability.models.load import LoadedModel, load_model
 from distillability.training import calibrate as module
 from distillability.training.calibrate import calibrate_teacher
 from tiny import Parity
@@ -121,14 +122,22 @@ def test_micro_batches_do_not_change_the_result(tiny: dict[str, Path], tmp_path:
             assert a["task_reward"] == b["task_reward"]
 
 
-def _same_words(trainer: Any, prompt_ids: list[list[int]], images: Any, fields: Any, num_generations: int, **_: Any) -> Any:
+def _same_words(loaded: LoadedModel, *_: Any) -> Callable[[list[Any], GRPOTrainer], dict[str, Any]]:
     """Completions that depend on the prompt and the place in its group alone: each process draws from a generator of its own."""
-    tokenizer = trainer.processing_class
-    rows = []
-    for row, ids in enumerate(prompt_ids):
-        rng = random.Random(f"{ids} {row % num_generations}")
-        rows.append([*tokenizer.convert_tokens_to_ids(rng.choices("0123456789+;", k=rng.randint(2, 12))), tokenizer.eos_token_id])
-    return rows, None
+    tokenizer = loaded.tokenizer
+
+    def roll_out(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+        rows = []
+        for row, (message,) in enumerate(prompts):
+            rng = random.Random(f"{message['content']} {row % trainer.num_generations}")
+            rows.append([*tokenizer.convert_tokens_to_ids(rng.choices("0123456789+;", k=rng.randint(2, 12))), tokenizer.eos_token_id])
+        return {
+            "prompt_ids": [prompt_ids(tokenizer, message["content"]) for (message,) in prompts],
+            "completion_ids": rows,
+            "logprobs": None,
+        }
+
+    return roll_out
 
 
 def _with_same_words(tiny: dict[str, Path], folder: Path, prompts_per_step: int, patch: Callable[[Any, str, Any], None]) -> None:
@@ -142,7 +151,7 @@ def _with_same_words(tiny: dict[str, Path], folder: Path, prompts_per_step: int,
 
     patch(module, "_grpo_config", lambda *args: _log_every_step(config(*args)))
     patch(module._CalibrationTrainer, "save_model", remember)
-    patch(module._CalibrationTrainer, "_generate_single_turn", _same_words)
+    patch(module, "_rollouts", _same_words)
     _calibrate(tiny, folder, knob=-1.0, prompts_per_step=prompts_per_step)
 
 

@@ -250,7 +250,7 @@ class Decoder:
             attended = layer.out(self._attend(state, index, layer, self._norm(x), rotation, bias, end))
             x = x + (attended if layer.out_gain is None else self._norm(attended.float(), layer.out_gain))
             gate, up = layer.gate_up(self._norm(x)).chunk(2, dim=-1)
-            fed = layer.down(self.activation(gate) * up)
+            fed = layer.down(self.activation(gate) * up)  # type: ignore[no-untyped-call]
             x = x + (fed if layer.down_gain is None else self._norm(fed.float(), layer.down_gain))
         state.filled = end
         logits = self.head(self._norm(x[:, -1], self.final_gain)).float()
