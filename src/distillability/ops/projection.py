@@ -7,7 +7,6 @@ logits exist at once, each is computed once, and the backward pass only scales w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeGuard
 
@@ -64,14 +63,12 @@ class _GradientInForward(torch.autograd.Function):
         of_hidden = torch.empty_like(hidden) if needed[0] else None
         of_parameters = [_accumulator(x) if x is not None and wanted else None for x, wanted in zip(parameters, needed[1:], strict=True)]
         for rows in chunks:
-            logits = projection.logits(hidden[rows])
-            with torch.enable_grad():
-                value = loss(logits.requires_grad_(), rows)
-            total = total + value.detach()
-            (slope,) = torch.autograd.grad(value, logits)
+            value, slope = _value_and_slope(loss, projection.logits(hidden[rows]), rows)
+            total = total + value
             of_rows = projection.pull(slope, hidden[rows], of_parameters)
             if of_hidden is not None:
                 of_hidden[rows] = of_rows
+            del slope  # before the next chunk asks for as much
         ctx.gradients = [of_hidden, *of_parameters]
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, *parameters)]
         return total
@@ -84,6 +81,14 @@ class _GradientInForward(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         scaled = [None if x is None else x.mul_(upstream).to(dtype) for x, dtype in zip(gradients, ctx.dtypes, strict=True)]
         return None, None, None, *scaled
+
+
+def _value_and_slope(loss: ChunkLoss, logits: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of a chunk and its gradient with respect to the logits; nothing else of them stays."""
+    with torch.enable_grad():
+        value = loss(logits.requires_grad_(), rows)
+    (slope,) = torch.autograd.grad(value, logits)
+    return value.detach(), slope
 
 
 class _Projection(Protocol):
@@ -211,6 +216,4 @@ def _affordable(hidden: torch.Tensor, head: torch.nn.Module) -> int:
 
 
 def _chunks(n: int, size: int) -> list[slice]:
-    """As few slices of at most `size` as cover n, of like length."""
-    even = math.ceil(n / max(1, math.ceil(n / size)))
-    return [slice(start, min(n, start + even)) for start in range(0, n, max(1, even))]
+    return [slice(start, min(n, start + size)) for start in range(0, n, size)]
