@@ -1,14 +1,14 @@
 """Ours against TRL at distillation, in one run, taking turns, at the same dtype.
 
-    python -m benchmarks.distillation            about ten minutes
+    python -m benchmarks.distillation            a few minutes
     python -m benchmarks.distillation --quick    a look, under a minute on a free machine
 
 The last line is one JSON object. Times are TRL's over ours, so more is better; memory is ours over TRL's.
 
 * `on_policy_vs_trl`: a step on the student's own completions by reverse KL, against `trl.DistillationTrainer` with activation checkpointing
-  off, since nothing here lacks memory (with its default, which costs it time, the ratio is printed above the last line).
+  off, since nothing here lacks memory; `on_policy_vs_trl_as_it_comes` against its default, which has it on.
 * `on_policy_vs_gkd`, `off_policy_vs_gkd`: the same by JSD against `trl.experimental.gkd.GKDTrainer`, all but dtype and lengths at its
-  default. Off-policy both ask the teacher at every step; students of recorded signals, ours as it comes, are a line of their own.
+  default. Off-policy both ask the teacher at every step; `off_policy_recorded_vs_gkd` is our default, which asks it once a trace.
 * `loss_time_49k`, `loss_memory_49k`: projection, reverse KL and backward pass of 8 × 128 positions of which 649 count, 576 wide, vocabulary
   49,152, against the loss inside `trl.DistillationTrainer`. The gradient of the head counts as memory on both sides.
 * `loss_memory_262k_over_32k`: our own memory at a vocabulary of 262,144 over that at 32,768, apart from the gradient of the head.
@@ -282,6 +282,7 @@ def measure(dtype: str, quick: bool) -> dict[str, Any]:
     _show("on-policy step, JSD", ours_jsd, {"GKDTrainer as it comes": gkd})
     _show("off-policy step, JSD", ours_off, {"GKDTrainer as it comes": gkd_off, "ours with recorded signals": ours_recorded})
     found |= {"on_policy_vs_trl": trl / ours, "on_policy_vs_gkd": gkd / ours_jsd, "off_policy_vs_gkd": gkd_off / ours_off}
+    found |= {"on_policy_vs_trl_as_it_comes": trl_default / ours, "off_policy_recorded_vs_gkd": gkd_off / ours_recorded}
 
     calls = {"ours": our_loss(49_152, dtype), "trl": trl_loss(49_152, dtype)}
     values = [call() for call in calls.values()]
