@@ -21,7 +21,7 @@ __all__ = ["ChunkLoss", "projected_sum", "projector"]
 # (logits [n, V] of some positions, which positions) → the sum of their losses, a scalar.
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]
 
-_CHUNK_BYTES = 1 << 25  # of logits at once
+_CHUNK_ELEMENTS = 1 << 23  # logits at once, 32 MiB in float32
 _VOCABULARY_BLOCK = 1 << 11  # a product of this height stays in the processor's cache until it is added
 
 
@@ -35,7 +35,7 @@ def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, 
             tensors it takes at that slice, and they get no gradient. To hand out values position by position it may write them, detached,
             into a buffer [N] of its caller at the same slice; it must not mind being called again for the same chunk, as happens where
             the head is sharded.
-        chunk: positions at a time; None for as many as keep a chunk's logits at 32 MiB.
+        chunk: positions at a time; None for as many as have eight million logits together.
 
     Returns:
         The sum, float32 (float64 where `hidden` is); 0 where N is. It can be differentiated once.
@@ -212,7 +212,7 @@ def _affordable(hidden: torch.Tensor, head: torch.nn.Module) -> int:
     if vocabulary is None:
         with torch.no_grad():
             vocabulary = head(hidden[:1]).shape[-1]
-    return max(1, _CHUNK_BYTES // (_computed_in(hidden).itemsize * max(1, vocabulary)))
+    return max(1, _CHUNK_ELEMENTS // max(1, vocabulary))
 
 
 def _chunks(n: int, size: int) -> list[slice]:
