@@ -21,8 +21,9 @@ __all__ = ["ChunkLoss", "projected_sum", "projector"]
 # (logits [n, V] of some positions, which positions) → the sum of their losses, a scalar.
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]
 
-_CHUNK_ELEMENTS = 1 << 23  # logits at once, 32 MiB in float32
-_VOCABULARY_BLOCK = 1 << 11  # a product of this height stays in the processor's cache until it is added
+# On a processor; sixteen times as much on an accelerator, which needs large products to be fast.
+_CHUNK_BYTES = 1 << 25  # of logits at once
+_BLOCK = 1 << 11  # of the vocabulary; what is made of as much of a weight stays in the cache until it is used
 
 
 def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, *, chunk: int | None = None) -> torch.Tensor:
@@ -35,7 +36,7 @@ def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, 
             tensors it takes at that slice, and they get no gradient. To hand out values position by position it may write them, detached,
             into a buffer [N] of its caller at the same slice; it must not mind being called again for the same chunk, as happens where
             the head is sharded.
-        chunk: positions at a time; None for as many as have eight million logits together.
+        chunk: positions at a time; None for as many as keep a chunk's logits at 32 MiB.
 
     Returns:
         The sum, float32 (float64 where `hidden` is); 0 where N is. It can be differentiated once.
@@ -49,7 +50,7 @@ def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, 
 
 
 def projector(head: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`head` for many calls without gradient: under autocast the weights of a linear head are converted once, not at every call."""
+    """`head` for many calls without gradient: under autocast no converted copy of a linear head's weight is made."""
     return _LinearHead(head).logits if _is_linear(head) and not _is_sharded(head) else head
 
 
@@ -104,25 +105,35 @@ class _Projection(Protocol):
 
 
 class _LinearHead:
-    """A linear layer, whose gradient is added in place: no second tensor as large as the weight."""
+    """A linear layer, whose gradient is added in place: no second tensor as large as the weight.
+
+    Where autocast wants other numbers than the weight is made of, a block of the vocabulary is converted at a time, for the same reason.
+    """
 
     def __init__(self, head: torch.nn.Linear):
         self.parameters = (head.weight, head.bias)
-        dtype = _computed_in(head.weight)
-        self.weight = head.weight.detach().to(dtype)
-        self.bias = None if head.bias is None else head.bias.detach().to(dtype)
+        self.weight, self.dtype = head.weight.detach(), _computed_in(head.weight)
+        self.bias = None if head.bias is None else head.bias.detach().to(self.dtype)
+        self.blocks = [slice(0, len(self.weight))] if self.weight.dtype == self.dtype else _blocks(self.weight)
 
     @torch.no_grad()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        hidden = hidden.to(self.dtype)
+        logits = hidden.new_empty(len(hidden), len(self.weight))
+        for block in self.blocks:
+            torch.mm(hidden, self.weight[block].to(self.dtype).t(), out=logits[:, block])
+        return logits if self.bias is None else logits.add_(self.bias)
 
     def pull(self, slope: torch.Tensor, hidden: torch.Tensor, totals: Sequence[torch.Tensor | None]) -> torch.Tensor:
         of_weight, of_bias = totals
-        if of_weight is not None:
-            _add_product(of_weight, slope, hidden.to(slope.dtype))
+        of_hidden, hidden = widen(torch.zeros_like(hidden)), hidden.to(slope.dtype)
+        for block in self.blocks:
+            of_hidden += slope[:, block] @ self.weight[block].to(self.dtype)
+            if of_weight is not None:
+                _add_product(of_weight[block], slope[:, block], hidden)
         if of_bias is not None:
             of_bias += slope.sum(0, dtype=of_bias.dtype)
-        return slope @ self.weight
+        return of_hidden
 
 
 class _AnyHead:
@@ -198,11 +209,11 @@ def _accumulator(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def _add_product(total: torch.Tensor, slope: torch.Tensor, hidden: torch.Tensor) -> None:
-    """total [V, D] += slopeᵀ hidden; where the product has another dtype than the total, a part of the vocabulary at a time."""
+    """total [V, D] += slopeᵀ hidden; where the product has another dtype than the total, a block of the vocabulary at a time."""
     if slope.dtype == total.dtype:
         total.addmm_(slope.t(), hidden)
         return
-    for block in _chunks(len(total), _VOCABULARY_BLOCK):
+    for block in _blocks(total):
         total[block] += slope[:, block].t() @ hidden
 
 
@@ -212,7 +223,15 @@ def _affordable(hidden: torch.Tensor, head: torch.nn.Module) -> int:
     if vocabulary is None:
         with torch.no_grad():
             vocabulary = head(hidden[:1]).shape[-1]
-    return max(1, _CHUNK_ELEMENTS // max(1, vocabulary))
+    return max(1, _scaled(_CHUNK_BYTES, hidden) // (_computed_in(hidden).itemsize * max(1, vocabulary)))
+
+
+def _blocks(weight: torch.Tensor) -> list[slice]:
+    return _chunks(len(weight), _scaled(_BLOCK, weight))
+
+
+def _scaled(size: int, where: torch.Tensor) -> int:
+    return size if where.device.type == "cpu" else 16 * size
 
 
 def _chunks(n: int, size: int) -> list[slice]:
