@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, Llama
 from distillability.files import read_jsonl
 from distillability.models.load import LoadedModel, load_model, load_tokenizer
 from distillability.objectives import OBJECTIVES
+from distillability.ops.projection import projected_sum
 from distillability.tasks import Maths
 from distillability.training import distill as module
 from distillability.training.distill import StudentSettings, distill_student
@@ -47,7 +48,13 @@ def _settings(**changes: Any) -> StudentSettings:
 
 
 def _distil(
-    tiny: dict[str, Path], folder: Path, objective: str, settings: StudentSettings, recorded: bool = True, traces: list[Trace] = TRACES
+    tiny: dict[str, Path],
+    folder: Path,
+    objective: str,
+    settings: StudentSettings,
+    recorded: bool = True,
+    traces: list[Trace] = TRACES,
+    autocast_dtype: torch.dtype | None = None,
 ) -> list[dict[str, Any]]:
     teacher = load_model(tiny["teacher"])
     needed = OBJECTIVES[objective].needs_teacher_logits
@@ -58,7 +65,7 @@ def _distil(
         signals=record_signals(teacher, traces) if needed and recorded else None,
         teacher=teacher if needed and (not recorded or settings.on_policy_share) else None,
         settings=settings,
-        autocast_dtype=None,
+        autocast_dtype=autocast_dtype,
         folder=folder,
     )
     return read_jsonl(folder / "metrics.jsonl")
@@ -149,6 +156,22 @@ def test_recorded_signals_are_the_live_teacher(tiny: dict[str, Path], tmp_path: 
     for a, b in zip(recorded, live, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=3e-3)
+
+
+def test_autocast_reaches_the_backbone_and_changes_little(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def projected(hidden: torch.Tensor, head: torch.nn.Module, loss: Any) -> torch.Tensor:
+        seen.append(head(hidden).dtype)
+        return projected_sum(hidden, head, loss)
+
+    monkeypatch.setattr(module, "projected_sum", projected)
+    (exact,) = _distil(tiny, tmp_path / "exact", "jsd", _settings(steps=1), recorded=False)
+    (rough,) = _distil(tiny, tmp_path / "rough", "jsd", _settings(steps=1), recorded=False, autocast_dtype=torch.bfloat16)
+    assert seen == [torch.float32, torch.bfloat16]
+    assert rough["loss"] != exact["loss"]
+    assert rough["loss"] == pytest.approx(exact["loss"], rel=0.05)
+    assert rough["grad_norm"] == pytest.approx(exact["grad_norm"], rel=0.05)
 
 
 def test_recorded_signals_survive_the_disk_and_a_smaller_budget(tiny: dict[str, Path], tmp_path: Path) -> None:

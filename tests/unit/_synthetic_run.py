@@ -12,7 +12,7 @@ from distillability.results import Budget, Results, Row, RunInfo, write_results
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)> & \"quoted\" 'text' $x^2$ | `code` {{ 7*7 }} \u202e\x00"
 QUERIES, STEPS, PROMPTS = 2000, 1000, 1000
-OBJECTIVES = ("seqkd", "forward_kl", "reverse_kl", "jsd")
+OBJECTIVES = ("seqkd", "forward_kl", "reverse_kl", "jsd", "skewed_forward_kl", "skewed_reverse_kl")
 KNOBS = {"undistillable": -1.0, "distillable": 1.0, "knob_0": 0.0}
 STUDENTS = {"undistillable": 0.13, "plain": 0.58, "knob_0": 0.61, "distillable": 0.96}
 CONTROLS = {

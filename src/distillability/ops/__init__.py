@@ -1,1 +1,1 @@
-"""Pure torch: divergences, the shift, the division, chosen log-probabilities, statistics."""
+"""Pure torch: divergences, projection and loss in chunks, the shift, the division, chosen log-probabilities, statistics."""

@@ -7,7 +7,6 @@ logits exist at once, each is computed once, and the backward pass only scales w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeGuard
 
@@ -22,8 +21,9 @@ __all__ = ["ChunkLoss", "projected_sum", "projector"]
 # (logits [n, V] of some positions, which positions) → the sum of their losses, a scalar.
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]
 
+# On a processor; sixteen times as much on an accelerator, which needs large products to be fast.
 _CHUNK_BYTES = 1 << 25  # of logits at once
-_VOCABULARY_BLOCK = 1 << 11  # a product of this height stays in the processor's cache until it is added
+_BLOCK = 1 << 11  # of the vocabulary; what is made of as much of a weight stays in the cache until it is used
 
 
 def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, *, chunk: int | None = None) -> torch.Tensor:
@@ -50,7 +50,7 @@ def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, 
 
 
 def projector(head: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """`head` for many calls without gradient: under autocast the weights of a linear head are converted once, not at every call."""
+    """`head` for many calls without gradient: under autocast no converted copy of a linear head's weight is made."""
     return _LinearHead(head).logits if _is_linear(head) and not _is_sharded(head) else head
 
 
@@ -64,14 +64,12 @@ class _GradientInForward(torch.autograd.Function):
         of_hidden = torch.empty_like(hidden) if needed[0] else None
         of_parameters = [_accumulator(x) if x is not None and wanted else None for x, wanted in zip(parameters, needed[1:], strict=True)]
         for rows in chunks:
-            logits = projection.logits(hidden[rows])
-            with torch.enable_grad():
-                value = loss(logits.requires_grad_(), rows)
-            total = total + value.detach()
-            (slope,) = torch.autograd.grad(value, logits)
+            value, slope = _value_and_slope(loss, projection.logits(hidden[rows]), rows)
+            total = total + value
             of_rows = projection.pull(slope, hidden[rows], of_parameters)
             if of_hidden is not None:
                 of_hidden[rows] = of_rows
+            del slope  # before the next chunk asks for as much
         ctx.gradients = [of_hidden, *of_parameters]
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, *parameters)]
         return total
@@ -84,6 +82,14 @@ class _GradientInForward(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         scaled = [None if x is None else x.mul_(upstream).to(dtype) for x, dtype in zip(gradients, ctx.dtypes, strict=True)]
         return None, None, None, *scaled
+
+
+def _value_and_slope(loss: ChunkLoss, logits: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of a chunk and its gradient with respect to the logits; nothing else of them stays."""
+    with torch.enable_grad():
+        value = loss(logits.requires_grad_(), rows)
+    (slope,) = torch.autograd.grad(value, logits)
+    return value.detach(), slope
 
 
 class _Projection(Protocol):
@@ -99,25 +105,35 @@ class _Projection(Protocol):
 
 
 class _LinearHead:
-    """A linear layer, whose gradient is added in place: no second tensor as large as the weight."""
+    """A linear layer, whose gradient is added in place: no second tensor as large as the weight.
+
+    Where autocast wants other numbers than the weight is made of, a block of the vocabulary is converted at a time, for the same reason.
+    """
 
     def __init__(self, head: torch.nn.Linear):
         self.parameters = (head.weight, head.bias)
-        dtype = _computed_in(head.weight)
-        self.weight = head.weight.detach().to(dtype)
-        self.bias = None if head.bias is None else head.bias.detach().to(dtype)
+        self.weight, self.dtype = head.weight.detach(), _computed_in(head.weight)
+        self.bias = None if head.bias is None else head.bias.detach().to(self.dtype)
+        self.blocks = [slice(0, len(self.weight))] if self.weight.dtype == self.dtype else _blocks(self.weight)
 
     @torch.no_grad()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+        hidden = hidden.to(self.dtype)
+        logits = hidden.new_empty(len(hidden), len(self.weight))
+        for block in self.blocks:
+            torch.mm(hidden, self.weight[block].to(self.dtype).t(), out=logits[:, block])
+        return logits if self.bias is None else logits.add_(self.bias)
 
     def pull(self, slope: torch.Tensor, hidden: torch.Tensor, totals: Sequence[torch.Tensor | None]) -> torch.Tensor:
         of_weight, of_bias = totals
-        if of_weight is not None:
-            _add_product(of_weight, slope, hidden.to(slope.dtype))
+        of_hidden, hidden = widen(torch.zeros_like(hidden)), hidden.to(slope.dtype)
+        for block in self.blocks:
+            of_hidden += slope[:, block] @ self.weight[block].to(self.dtype)
+            if of_weight is not None:
+                _add_product(of_weight[block], slope[:, block], hidden)
         if of_bias is not None:
             of_bias += slope.sum(0, dtype=of_bias.dtype)
-        return slope @ self.weight
+        return of_hidden
 
 
 class _AnyHead:
@@ -193,11 +209,11 @@ def _accumulator(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def _add_product(total: torch.Tensor, slope: torch.Tensor, hidden: torch.Tensor) -> None:
-    """total [V, D] += slopeᵀ hidden; where the product has another dtype than the total, a part of the vocabulary at a time."""
+    """total [V, D] += slopeᵀ hidden; where the product has another dtype than the total, a block of the vocabulary at a time."""
     if slope.dtype == total.dtype:
         total.addmm_(slope.t(), hidden)
         return
-    for block in _chunks(len(total), _VOCABULARY_BLOCK):
+    for block in _blocks(total):
         total[block] += slope[:, block].t() @ hidden
 
 
@@ -207,10 +223,16 @@ def _affordable(hidden: torch.Tensor, head: torch.nn.Module) -> int:
     if vocabulary is None:
         with torch.no_grad():
             vocabulary = head(hidden[:1]).shape[-1]
-    return max(1, _CHUNK_BYTES // (_computed_in(hidden).itemsize * max(1, vocabulary)))
+    return max(1, _scaled(_CHUNK_BYTES, hidden) // (_computed_in(hidden).itemsize * max(1, vocabulary)))
+
+
+def _blocks(weight: torch.Tensor) -> list[slice]:
+    return _chunks(len(weight), _scaled(_BLOCK, weight))
+
+
+def _scaled(size: int, where: torch.Tensor) -> int:
+    return size if where.device.type == "cpu" else 16 * size
 
 
 def _chunks(n: int, size: int) -> list[slice]:
-    """As few slices of at most `size` as cover n, of like length."""
-    even = math.ceil(n / max(1, math.ceil(n / size)))
-    return [slice(start, min(n, start + even)) for start in range(0, n, max(1, even))]
+    return [slice(start, min(n, start + size)) for start in range(0, n, size)]

@@ -48,7 +48,9 @@ class _Rowwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return None, gradient * upstream[:, None].to(gradient.dtype), *(None for _ in ctx.needs_input_grad[2:])
+        if not (upstream == 1).all():  # a plain sum leaves it as it is
+            gradient = gradient * upstream[:, None].to(gradient.dtype)
+        return None, gradient, *(None for _ in ctx.needs_input_grad[2:])
 
 
 def _blocks(logits: torch.Tensor) -> Iterator[slice]:

@@ -199,10 +199,38 @@ def distill_student(
     """
     if any(trace.truncated for trace in traces) or not traces:
         raise ValueError("a student learns from complete traces, at least one")
+    checkpoint = last_checkpoint(folder / "checkpoints")
+    trainer = student_trainer(student, objective, traces, signals, teacher, settings, autocast_dtype, folder)
+    record = _Record(MetricsFile(folder / "metrics.jsonl", keep_to_step=checkpoint.step if checkpoint else 0), progress)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(record)
+    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    trainer.save_model(str(folder / "model"))
+    student.model.eval()
+    examples = trainer.train_dataset.examples
+    mean_length = sum(len(example.completion) for example in examples) / len(examples)
+    rows_seen = trainer.state.global_step * settings.batch_size * settings.gradient_accumulation_steps
+    return {
+        "steps": trainer.state.global_step,
+        "seconds": time.perf_counter() - record.started,
+        "tokens": round(mean_length * rows_seen),
+    }
+
+
+def student_trainer(
+    student: LoadedModel,
+    objective: Objective,
+    traces: Sequence[Trace],
+    signals: RecordedSignals | None,
+    teacher: LoadedModel | None,
+    settings: StudentSettings,
+    autocast_dtype: torch.dtype | None,
+    folder: Path,
+) -> _StudentTrainer:
+    """The trainer behind `distill_student`, ready to train."""
     examples = [encode_trace(student, trace) for trace in traces]
     asked = {"student": student, "teacher": teacher}
     plain_head = {role: has_plain_head(loaded.model, examples[0].ids[:8]) for role, loaded in asked.items() if loaded is not None}
-    checkpoint = last_checkpoint(folder / "checkpoints")
     trainer = _StudentTrainer(
         model=student.model.train(),
         args=_training_arguments(settings, student, autocast_dtype, folder),
@@ -212,19 +240,7 @@ def distill_student(
     )
     trainer.objective, trainer.teacher, trainer.student, trainer.settings = objective, teacher, student, settings
     trainer.plain_head = plain_head
-    record = _Record(MetricsFile(folder / "metrics.jsonl", keep_to_step=checkpoint.step if checkpoint else 0), progress)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(record)
-    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-    trainer.save_model(str(folder / "model"))
-    student.model.eval()
-    mean_length = sum(len(example.completion) for example in examples) / len(examples)
-    rows_seen = trainer.state.global_step * settings.batch_size * settings.gradient_accumulation_steps
-    return {
-        "steps": trainer.state.global_step,
-        "seconds": time.perf_counter() - record.started,
-        "tokens": round(mean_length * rows_seen),
-    }
+    return trainer
 
 
 def _training_arguments(

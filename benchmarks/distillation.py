@@ -1,0 +1,322 @@
+"""Ours against TRL at distillation, in one run, taking turns, at the same dtype.
+
+    python -m benchmarks.distillation            a few minutes
+    python -m benchmarks.distillation --quick    a look, under a minute on a free machine
+
+The last line is one JSON object. Times are TRL's over ours, so more is better; memory is ours over TRL's.
+
+* `on_policy_vs_trl`: a step on the student's own completions by reverse KL, against `trl.DistillationTrainer` with activation checkpointing
+  off, since nothing here lacks memory; `on_policy_vs_trl_as_it_comes` against its default, which has it on.
+* `on_policy_vs_gkd`, `off_policy_vs_gkd`: the same by JSD against `trl.experimental.gkd.GKDTrainer`, all but dtype and lengths at its
+  default. Off-policy both ask the teacher at every step; `off_policy_recorded_vs_gkd` is our default, which asks it once a trace.
+* `loss_time_49k`, `loss_memory_49k`: projection, reverse KL and backward pass of 8 × 128 positions of which 649 count, 576 wide, vocabulary
+  49,152, against the loss inside `trl.DistillationTrainer`. The gradient of the head counts as memory on both sides.
+* `loss_memory_262k_over_32k`: our own memory at a vocabulary of 262,144 over that at 32,768, apart from the gradient of the head.
+
+Both sides draw completions of one length: the models are random and give no mass to special tokens, so that none ends early.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer
+from transformers.utils import logging as transformers_logging
+
+import distillability.training  # sets what TRL reads when it is imported  # noqa: F401
+from benchmarks.timing import Stepper, alternate, peak_extra_memory
+from distillability.lab.tokenizers import character_tokenizer
+from distillability.models.load import load_model
+from distillability.objectives import OBJECTIVES
+from distillability.ops.projection import projected_sum, projector
+from distillability.tasks.maths import ALPHABET, Maths
+from distillability.training.distill import StudentSettings, student_trainer
+from distillability.training.signals import record_signals
+from distillability.types import Trace
+
+BATCH, LENGTH, STEPS, RATE = 32, 48, 10_000, 1e-9  # a rate at which nobody drifts; more steps than anybody takes
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
+Trainers = dict[str, Callable[[], Trainer]]
+
+
+# Models and texts -------------------------------------------------------------------------------------------------------------------
+
+
+def endless_model(folder: Path, *, layers: int, width: int, seed: int) -> Path:
+    """A random Llama of the lab's shape that never says a special token.
+
+    One dimension of the residual stream is a constant that no layer writes to; the head reads it with a large negative weight.
+    """
+    tokenizer = character_tokenizer(ALPHABET)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:, 0] = 1.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
+        model.lm_head.weight[:, 0] = 0.0
+        model.lm_head.weight[tokenizer.all_special_ids, 0] = -100.0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def traces(n: int) -> list[Trace]:
+    """Random texts of one length, so that an off-policy batch is as long as an on-policy one."""
+    rng = random.Random(0)
+    letters = [letter for letter in ALPHABET if letter.strip()]
+    return [Trace(prompt.id, prompt.text, "".join(rng.choices(letters, k=LENGTH - 1))) for prompt in Maths().prompts("query", n)]
+
+
+# Trainers ---------------------------------------------------------------------------------------------------------------------------
+
+
+class Contest:
+    """The trainers of both sides, each with models of its own."""
+
+    def __init__(self, folder: Path, dtype: str):
+        self.folder, self.dtype = folder, dtype
+        self.student = endless_model(folder / "student", layers=2, width=48, seed=1)
+        self.teacher = endless_model(folder / "teacher", layers=4, width=128, seed=2)
+        self.traces = traces(16 * BATCH)
+
+    def ours(self, objective: str, *, on_policy: bool, recorded: bool = False) -> Trainer:
+        teacher = load_model(self.teacher)
+        settings = StudentSettings(
+            steps=STEPS,
+            batch_size=BATCH,
+            gradient_accumulation_steps=1,
+            learning_rate=RATE,
+            warmup_steps=0,
+            on_policy_share=float(on_policy),
+            max_completion_length=LENGTH,
+            save_steps=STEPS,
+            seed=0,
+        )
+        signals = record_signals(teacher, self.traces) if recorded else None
+        folder = self.folder / f"ours-{objective}-{on_policy}-{recorded}"
+        student = load_model(self.student)
+        return student_trainer(student, OBJECTIVES[objective], self.traces, signals, teacher, settings, DTYPES[self.dtype], folder)
+
+    def distillation_trainer(self, **changes: Any) -> Trainer:
+        from trl import DistillationConfig, DistillationTrainer
+
+        student, teacher = load_model(self.student), load_model(self.teacher)
+        arguments = DistillationConfig(**self._arguments("trl"), max_completion_length=LENGTH, beta=1.0, **changes)
+        rows = [{"prompt": [{"role": "user", "content": trace.prompt}]} for trace in self.traces]
+        return DistillationTrainer(
+            model=student.model,
+            teacher_model=teacher.model,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=student.tokenizer,
+        )
+
+    def gkd(self, *, on_policy: bool) -> Trainer:
+        from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+        student, teacher = load_model(self.student), load_model(self.teacher)
+        arguments = GKDConfig(**self._arguments(f"gkd-{on_policy}"), max_new_tokens=LENGTH, lmbda=float(on_policy))
+        rows = [
+            {"messages": [{"role": "user", "content": trace.prompt}, {"role": "assistant", "content": trace.text}]} for trace in self.traces
+        ]
+        return GKDTrainer(
+            model=student.model,
+            teacher_model=teacher.model,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=student.tokenizer,
+        )
+
+    def _arguments(self, name: str) -> dict[str, Any]:
+        """What has to be said, or would make TRL slower for no reason of its own."""
+        return {
+            "output_dir": str(self.folder / name),
+            "per_device_train_batch_size": BATCH,
+            "max_steps": STEPS,
+            "learning_rate": RATE,
+            "bf16": self.dtype == "bfloat16",
+            "use_cpu": True,
+            "dataloader_pin_memory": False,
+            "save_strategy": "no",
+            "logging_steps": STEPS,
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+
+
+@contextmanager
+def tokens_learnt_from(trainers: dict[str, Trainer]) -> Iterator[dict[str, list[int]]]:
+    """Counts what every trainer's loss is made of, to be sure that all do the same work."""
+    seen: dict[str, list[int]] = {name: [] for name in trainers}
+    for name, trainer in trainers.items():
+        compute_loss = trainer.compute_loss
+
+        def counted(model: Any, inputs: Any, *args: Any, _inner: Any = compute_loss, _seen: list[int] = seen[name], **kwargs: Any) -> Any:
+            _seen.append(int((inputs["labels"] != -100).sum() if "labels" in inputs else inputs["completion_mask"].sum()))
+            return _inner(model, inputs, *args, **kwargs)
+
+        trainer.compute_loss = counted  # type: ignore[method-assign]
+    yield seen
+    expected = BATCH * LENGTH
+    wrong = {name: counts for name, counts in seen.items() if any(count != expected for count in counts)}
+    if wrong:
+        raise RuntimeError(f"not the same work: {expected} tokens a step were meant, and these learnt from {wrong}")
+
+
+def step_seconds(contestants: Trainers, rounds: int) -> dict[str, float]:
+    """Median seconds of one optimiser step of each, taking turns."""
+    trainers = {name: build() for name, build in contestants.items()}
+    for trainer in trainers.values():
+        trainer.remove_callback(PrinterCallback)
+    with tokens_learnt_from(trainers):
+        steppers = {name: Stepper(trainer) for name, trainer in trainers.items()}
+        seconds = alternate(steppers, rounds, warmup=2)
+        for stepper in steppers.values():
+            stepper.close()
+    return seconds
+
+
+# The loss alone ---------------------------------------------------------------------------------------------------------------------
+
+
+def loss_case(vocabulary: int, dtype: str) -> tuple[Any, ...]:
+    """Hidden states of student and teacher, their heads, the mask of positions that count, and the targets."""
+    torch.manual_seed(0)
+    student = torch.randn(8, 128, 576, requires_grad=True)
+    teacher = torch.randn(8, 128, 576)
+    heads = [torch.nn.Linear(576, vocabulary, bias=False) for _ in range(2)]
+    heads[1].requires_grad_(False)
+    mask = torch.zeros(8 * 128, dtype=torch.bool)
+    mask[torch.randperm(8 * 128)[:649]] = True
+    return student, teacher, *heads, mask.view(8, 128), torch.randint(vocabulary, (649,)), DTYPES[dtype]
+
+
+def our_loss(vocabulary: int, dtype: str) -> Callable[[], float]:
+    """The reverse KL of one batch and its backward pass, as students are trained."""
+
+    def call(
+        student: torch.Tensor, teacher: torch.Tensor, head: Any, of_teacher: Any, mask: torch.Tensor, targets: Any, cast: Any
+    ) -> float:
+        student.grad = head.weight.grad = None
+        with torch.autocast("cpu", cast, enabled=cast is not None):
+            hidden, asked, project = student[mask], teacher[mask], projector(of_teacher)
+
+            def loss(logits: torch.Tensor, rows: slice) -> torch.Tensor:
+                with torch.no_grad():
+                    said = project(asked[rows])
+                return OBJECTIVES["reverse_kl"](student_logits=logits, teacher_logits=said, target_ids=targets[rows]).sum
+
+            total = projected_sum(hidden, head, loss) / 649
+        total.backward()
+        return float(total.detach())
+
+    return _warm(call, vocabulary, dtype)
+
+
+def trl_loss(vocabulary: int, dtype: str) -> Callable[[], float]:
+    """The same as `trl.DistillationTrainer` computes it."""
+    from trl.trainer.distillation_trainer import _chunked_divergence_loss
+
+    def call(
+        student: torch.Tensor, teacher: torch.Tensor, head: Any, of_teacher: Any, mask: torch.Tensor, targets: Any, cast: Any
+    ) -> float:
+        student.grad = head.weight.grad = None
+        with torch.autocast("cpu", cast, enabled=cast is not None):
+            total, _, _ = _chunked_divergence_loss(student, teacher, head.weight, of_teacher.weight, mask, 1.0)
+        total.backward()
+        return float(total.detach())
+
+    return _warm(call, vocabulary, dtype)
+
+
+def _warm(call: Callable[..., float], vocabulary: int, dtype: str) -> Callable[[], float]:
+    """`call` on its case, after one on a small vocabulary so that libraries are loaded."""
+    call(*loss_case(64, dtype))
+    case = loss_case(vocabulary, dtype)
+    return lambda: call(*case)
+
+
+# What is printed --------------------------------------------------------------------------------------------------------------------
+
+
+def measure(dtype: str, quick: bool) -> dict[str, Any]:
+    """Every number of the last line, each with its parts on the way."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        contest = Contest(Path(folder), dtype)
+        contestants: Trainers = {
+            "on-policy, reverse KL: ours": lambda: contest.ours("reverse_kl", on_policy=True),
+            "on-policy, reverse KL: DistillationTrainer": lambda: contest.distillation_trainer(gradient_checkpointing=False),
+            "on-policy, reverse KL: DistillationTrainer as it comes": contest.distillation_trainer,
+            "on-policy, JSD: ours": lambda: contest.ours("jsd", on_policy=True),
+            "on-policy, JSD: GKDTrainer as it comes": lambda: contest.gkd(on_policy=True),
+            "off-policy, JSD: ours": lambda: contest.ours("jsd", on_policy=False),
+            "off-policy, JSD: ours, signals recorded": lambda: contest.ours("jsd", on_policy=False, recorded=True),
+            "off-policy, JSD: GKDTrainer as it comes": lambda: contest.gkd(on_policy=False),
+        }
+        ours, trl, trl_default, ours_jsd, gkd, ours_off, ours_recorded, gkd_off = step_seconds(contestants, 5 if quick else 25).values()
+    _show("on-policy step, reverse KL", ours, {"DistillationTrainer": trl, "DistillationTrainer as it comes": trl_default})
+    _show("on-policy step, JSD", ours_jsd, {"GKDTrainer as it comes": gkd})
+    _show("off-policy step, JSD", ours_off, {"GKDTrainer as it comes": gkd_off, "ours with recorded signals": ours_recorded})
+    found |= {"on_policy_vs_trl": trl / ours, "on_policy_vs_gkd": gkd / ours_jsd, "off_policy_vs_gkd": gkd_off / ours_off}
+    found |= {"on_policy_vs_trl_as_it_comes": trl_default / ours, "off_policy_recorded_vs_gkd": gkd_off / ours_recorded}
+
+    calls = {"ours": our_loss(49_152, dtype), "trl": trl_loss(49_152, dtype)}
+    values = [call() for call in calls.values()]
+    if abs(values[0] - values[1]) > 1e-3 * abs(values[1]):
+        raise RuntimeError(f"not the same loss: {values}")
+    seconds = alternate(calls, 1 if quick else 7, warmup=0)
+    _show("loss at a vocabulary of 49,152", seconds["ours"], {"DistillationTrainer's": seconds["trl"]})
+    found["loss_time_49k"] = seconds["trl"] / seconds["ours"]
+    calls.clear()
+
+    ours_bytes, trl_bytes = (peak_extra_memory(prepare, 49_152, dtype) for prepare in (our_loss, trl_loss))
+    print(f"loss at a vocabulary of 49,152: ours +{ours_bytes / 1e6:.0f} MB, DistillationTrainer's +{trl_bytes / 1e6:.0f} MB", flush=True)
+    found["loss_memory_49k"] = ours_bytes / trl_bytes
+    small, large = (peak_extra_memory(our_loss, size, dtype) - 4 * 576 * size for size in (32_768, 262_144))
+    print(f"apart from the head's gradient: at 32,768 +{small / 1e6:.0f} MB, at 262,144 +{large / 1e6:.0f} MB", flush=True)
+    found["loss_memory_262k_over_32k"] = large / small
+    return {name: round(value, 3) for name, value in found.items()} | {"dtype": dtype}
+
+
+def _show(what: str, ours: float, others: dict[str, float]) -> None:
+    shown = ", ".join(f"{name} {1000 * seconds:.0f} ms (× {seconds / ours:.2f})" for name, seconds in others.items())
+    print(f"{what}: ours {1000 * ours:.0f} ms, {shown}", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a measurement")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of autocast, on both sides")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    transformers_logging.set_verbosity_error()
+    print(json.dumps(measure(args.dtype, args.quick)))
+
+
+if __name__ == "__main__":
+    main()

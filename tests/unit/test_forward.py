@@ -1,0 +1,42 @@
+"""Work that stands in for a forward pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distillability.training.forward import through_wrapper
+
+
+class _Wrapper(torch.nn.Module):
+    """What a wrapper for several processes is to us: something happens around the forward pass of the model inside."""
+
+    def __init__(self, inside: torch.nn.Module):
+        super().__init__()
+        self.inside, self.calls = inside, 0
+
+    def forward(self, *args: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        found: torch.Tensor = self.inside(*args)
+        return found
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_the_wrapper_sees_one_forward_pass_and_the_model_is_itself_again(patched: bool) -> None:
+    model = torch.nn.Linear(2, 2)
+    if patched:  # as accelerators do, for autocast
+        model.forward = lambda x: torch.nn.Linear.forward(model, x)  # type: ignore[method-assign]
+    before = vars(model).get("forward")
+    wrapper, x = _Wrapper(model), torch.ones(1, 2)
+    assert torch.equal(through_wrapper(wrapper, model, lambda: 2 * model(x)), 2 * model(x))
+    assert wrapper.calls == 1
+    assert vars(model).get("forward") is before
+    assert torch.equal(through_wrapper(model, model, lambda: 3 * model(x)), 3 * model(x))
+
+
+def test_an_error_leaves_the_model_as_it_was() -> None:
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(ZeroDivisionError):
+        through_wrapper(_Wrapper(model), model, lambda: torch.tensor(1 / 0))
+    assert "forward" not in vars(model)
+    assert model(torch.ones(1, 2)).shape == (1, 2)
