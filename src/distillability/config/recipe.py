@@ -99,6 +99,8 @@ class Calibrate(_Strict):
     max_steps: int = Field(60, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
     save_steps: int = Field(10, ge=1, description="A checkpoint every so many steps; an overspent anchor goes back to one.")
+    use_vllm: bool = Field(False, description="Completions by vLLM, through TRL; else by our decoder where it knows the architecture.")
+    vllm_mode: Literal["colocate", "server"] = Field("colocate", description="vLLM inside the training process, or `trl vllm-serve`.")
     scale_prompts: int = Field(64, ge=2, description="Prompts of the plain teacher on which s_C and proxy admission are measured.")
     force: bool = Field(False, description="Calibrate with a proxy that fails admission; recorded.")
 

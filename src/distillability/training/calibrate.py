@@ -234,31 +234,19 @@ def calibrate_teacher(
     Returns:
         steps done, seconds of training, and why it stopped early (None where it did not).
     """
-    reward = CompositeReward(
+    trainer = calibration_trainer(
+        loaded=loaded,
+        proxy=proxy,
         task=task,
-        settings=settings,
+        prompts=prompts,
         teacher=teacher,
+        settings=settings,
         scale=scale,
-        policy_tokenizer=loaded.tokenizer,
-        proxy=Scorer(proxy.model, proxy.tokenizer, autocast_dtype=autocast_dtype) if proxy is not None else None,
-        reference=None,
-        prompts={prompt.id: prompt for prompt in prompts},
+        max_completion_length=max_completion_length,
+        seed=seed,
+        autocast_dtype=autocast_dtype,
+        folder=folder,
     )
-    rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in prompts]
-    trainer = _CalibrationTrainer(
-        model=loaded.model,
-        reward_funcs=[reward],
-        args=_grpo_config(settings, loaded, max_completion_length, seed, autocast_dtype, folder),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=loaded.tokenizer,
-        rollout_func=_rollouts(loaded, max_completion_length, autocast_dtype)
-        if _decodes_itself(loaded, prompts, max_completion_length)
-        else None,
-    )
-    trainer.reward, trainer._anchors = reward, []
-    reward.known_reference = lambda: trainer.reference_sums
-    if teacher.reward == "compatibility":
-        reward.reference = _reference_scorer(trainer, loaded, autocast_dtype)
     checkpoint = last_checkpoint(folder / "checkpoints")
     trainer.metrics_file = MetricsFile(folder / "metrics.jsonl", keep_to_step=checkpoint.step if checkpoint else 0)
     record = _StepRecord(trainer, settings.anchor_budget, progress)
@@ -273,12 +261,6 @@ def calibrate_teacher(
     return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "stopped": record.stopped}
 
 
-def _decodes_itself(loaded: LoadedModel, prompts: Sequence[Prompt], max_completion_length: int) -> bool:
-    """Whether our decoder serves the policy; TRL generates where it does not."""
-    longest = max(len(prompt_ids(loaded.tokenizer, prompt.text)) for prompt in prompts)
-    return unsupported(loaded.model, longest + max_completion_length) is None
-
-
 def _rollouts(loaded: LoadedModel, max_new_tokens: int, autocast_dtype: torch.dtype | None) -> Callable[..., dict[str, Any]]:
     """TRL's `rollout_func`: sampled at temperature 1 with the policy's weights of the moment."""
 
@@ -291,6 +273,49 @@ def _rollouts(loaded: LoadedModel, max_new_tokens: int, autocast_dtype: torch.dt
         return {"prompt_ids": encoded, "completion_ids": ids, "logprobs": None}
 
     return roll_out
+
+
+def calibration_trainer(
+    *,
+    loaded: LoadedModel,
+    proxy: LoadedModel | None,
+    task: Task,
+    prompts: Sequence[Prompt],
+    teacher: Teacher,
+    settings: Calibrate,
+    scale: float,
+    max_completion_length: int,
+    seed: int,
+    autocast_dtype: torch.dtype | None,
+    folder: Path,
+) -> _CalibrationTrainer:
+    """The trainer of `calibrate_teacher`, whose arguments these are, before its first step."""
+    reward = CompositeReward(
+        task=task,
+        settings=settings,
+        teacher=teacher,
+        scale=scale,
+        policy_tokenizer=loaded.tokenizer,
+        proxy=Scorer(proxy.model, proxy.tokenizer, autocast_dtype=autocast_dtype) if proxy is not None else None,
+        reference=None,
+        prompts={prompt.id: prompt for prompt in prompts},
+    )
+    rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in prompts]
+    longest = max(len(prompt_ids(loaded.tokenizer, prompt.text)) for prompt in prompts) + max_completion_length
+    ours = not settings.use_vllm and unsupported(loaded.model, longest) is None  # TRL generates where our decoder cannot
+    trainer = _CalibrationTrainer(
+        model=loaded.model,
+        reward_funcs=[reward],
+        args=_grpo_config(settings, loaded, max_completion_length, seed, autocast_dtype, folder),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=loaded.tokenizer,
+        rollout_func=_rollouts(loaded, max_completion_length, autocast_dtype) if ours else None,
+    )
+    trainer.reward, trainer._anchors = reward, []
+    reward.known_reference = lambda: trainer.reference_sums
+    if teacher.reward == "compatibility":
+        reward.reference = _reference_scorer(trainer, loaded, autocast_dtype)
+    return trainer
 
 
 def _go_back(trainer: GRPOTrainer, folder: Path, *, before: int) -> int:
@@ -334,6 +359,8 @@ def _grpo_config(
         logging_steps=settings.max_steps + 1,
         report_to="none",
         disable_tqdm=True,
+        use_vllm=settings.use_vllm,
+        vllm_mode=settings.vllm_mode,
         use_cpu=loaded.device.type == "cpu",
         bf16=autocast_dtype is torch.bfloat16,
         activation_checkpointing=False,
