@@ -182,6 +182,10 @@ def test_two_processes_are_one(tiny: dict[str, Path], tmp_path: Path, monkeypatc
     anchors = ([line["anchor_nats"] for line in read_jsonl(tmp_path / name / "metrics.jsonl")] for name in ("two", "one"))
     assert next(anchors) == pytest.approx(next(anchors), abs=1e-3)
     assert torch.allclose(_weights(tmp_path / "two"), _weights(tmp_path / "one"), atol=1e-4)
+    ones, twos = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    for a, b in zip(twos, ones, strict=True):
+        assert a["n"] == b["n"] == 16, "the metrics describe all processes' completions"
+        assert a["compatibility"] == pytest.approx(b["compatibility"], rel=1e-4)
 
 
 def test_a_killed_calibration_resumes_to_the_same_weights(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,11 +25,12 @@ __all__ = ["LoadedModel", "default_device", "initialise_student", "load_model", 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal language model with its tokenizer; `reference` is what the user called it."""
+    """A causal language model with its tokenizer; `reference` is what the user called it, with code of its own if they allow that."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     reference: str
+    trust_remote_code: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -74,7 +75,7 @@ def load_model(
         raise UserError.single(
             str(reference), f"cannot be loaded as a causal language model: {error}", "give a Hugging Face folder or id"
         ) from error
-    return LoadedModel(model.to(device or default_device()).eval(), tokenizer, str(reference))
+    return LoadedModel(model.to(device or default_device()).eval(), tokenizer, str(reference), trust_remote_code)
 
 
 def initialise_student(reference: str | Path, seed: int, *, trust_remote_code: bool = False) -> LoadedModel:
@@ -86,7 +87,7 @@ def initialise_student(reference: str | Path, seed: int, *, trust_remote_code: b
             config, dtype=torch.float32, attn_implementation=_attention(), trust_remote_code=trust_remote_code
         )
     tokenizer = load_tokenizer(reference, trust_remote_code=trust_remote_code)
-    return LoadedModel(model.to(default_device()).eval(), tokenizer, str(reference))
+    return LoadedModel(model.to(default_device()).eval(), tokenizer, str(reference), trust_remote_code)
 
 
 def _attention() -> str:

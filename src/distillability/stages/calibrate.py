@@ -124,7 +124,7 @@ def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) 
         prompts=prompts,
         teacher=teacher,
         settings=settings,
-        scale=float(admission["scale"][teacher.reward]),
+        scale=float(admission["scale"][teacher.reward] or 1.0),  # only a knob of 0, which scales nothing, comes here without one
         max_completion_length=context.config.max_completion_length,
         seed=context.seed("calibrate", calibration),
         autocast_dtype=context.teacher_dtype,
@@ -147,8 +147,9 @@ def _without_scale(context: TaskContext, scales: dict[str, float | None]) -> lis
     settings = context.recipe.calibrate
     right = f'answers that count as right (calibrate.require = "{settings.require}")'
     problems = []
-    for reward in sorted({teacher.reward for teacher in settings.teachers.values()}):
-        names = ", ".join(name for name, teacher in settings.teachers.items() if teacher.reward == reward)
+    steered = {name: teacher for name, teacher in settings.teachers.items() if teacher.knob}
+    for reward in sorted({teacher.reward for teacher in steered.values()}):
+        names = ", ".join(name for name, teacher in steered.items() if teacher.reward == reward)
         where = f"calibrate.teachers ({names}), task {context.task_name}"
         if scales[reward] is None:
             what = (

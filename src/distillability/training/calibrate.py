@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import (
     PrinterCallback,
@@ -26,6 +28,7 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer
 
 from distillability.config.recipe import Calibrate, Teacher
+from distillability.errors import UserError
 from distillability.models.chat import completion_ids as encode_completion
 from distillability.models.chat import end_of_turn_id, prompt_ids
 from distillability.models.load import LoadedModel, load_model
@@ -43,6 +46,17 @@ from distillability.training.resume import MetricsFile, last_checkpoint, whole_c
 from distillability.types import Grade, Prompt
 
 __all__ = ["CompositeReward", "calibrate_teacher"]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One completion: `value` is C or the length, nan where missing; `reused` the share of its batch that the anchor's reference served."""
+
+    text: str
+    truncated: bool
+    grade: Grade
+    value: float
+    reused: float | None
 
 
 @dataclass
@@ -74,8 +88,16 @@ class CompositeReward:
             Grade(right=False) if cut else self.task.grade(question, text)
             for question, text, cut in zip(questions, texts, truncated, strict=True)
         ]
-        right = torch.tensor([self._counts_as_right(grade) for grade in grades])
         values, reused = self._calibration_values(questions, texts, truncated, completion_ids)
+        scored = [_Scored(*row) for row in zip(texts, truncated, grades, values.tolist(), [reused] * len(texts), strict=True)]
+        advantages, self.metrics = self._compose(gather_object(scored))  # what is written describes all processes' completions
+        own = PartialState().process_index * len(texts)
+        return advantages[own : own + len(texts)]
+
+    def _compose(self, scored: Sequence[_Scored]) -> tuple[list[float], dict[str, Any]]:
+        """The advantage of every completion of whole groups, and what the report's curves show."""
+        right = torch.tensor([self._counts_as_right(row.grade) for row in scored])
+        values = torch.tensor([row.value for row in scored], dtype=torch.float64)
         shape = (-1, self.settings.num_generations)
         advantage = compose_advantage(
             task_reward=right.double().view(shape),
@@ -87,9 +109,7 @@ class CompositeReward:
             clip=self.settings.clip,
             gate=self.settings.gate,
         )
-        self.metrics = self._describe(grades, texts, truncated, right, values) | {"reference_reused": reused} | advantage.metrics
-        flat: list[float] = advantage.advantage.flatten().tolist()
-        return flat
+        return advantage.advantage.flatten().tolist(), self._describe(scored, right, values) | advantage.metrics
 
     def _decode(self, completion_ids: Sequence[list[int]]) -> tuple[list[str], list[bool]]:
         """Texts as the policy's tokenizer decodes them; a completion without its end of turn was cut off."""
@@ -139,24 +159,25 @@ class CompositeReward:
             found.append(Likelihood(logprob, len(sampled) - 1, len(text.encode()), len(text)) if same else None)
         return found
 
-    def _describe(
-        self, grades: Sequence[Grade], texts: Sequence[str], truncated: Sequence[bool], right: torch.Tensor, values: torch.Tensor
-    ) -> dict[str, Any]:
+    def _describe(self, scored: Sequence[_Scored], right: torch.Tensor, values: torch.Tensor) -> dict[str, Any]:
         """What the report's calibration curves show; a value that cannot be had is None."""
-        n = len(grades)
-        lengths = torch.tensor([float(len(text.encode())) for text in texts], dtype=torch.float64)
+        n, grades = len(scored), [row.grade for row in scored]
+        lengths = torch.tensor([float(len(row.text.encode())) for row in scored], dtype=torch.float64)
         counted = right & ~values.isnan()
         with_steps = [grade.right_steps for grade in grades if grade.right_steps is not None]
+        reused = [row.reused for row in scored if row.reused is not None]
         return {
             "n": n,
             "task_reward": right.double().mean().item(),
             "right_steps": sum(with_steps) / len(with_steps) if with_steps else None,
             "compatibility": values[counted].mean().item() if counted.any() else None,
             "bytes": lengths.mean().item(),
-            "truncated": sum(truncated) / n,
+            "truncated": sum(row.truncated for row in scored) / n,
+            "distinct": len({(index // self.settings.num_generations, row.text) for index, row in enumerate(scored)}) / n,
             "correlation_compatibility_bytes": pearson(values[counted], lengths[counted]),
             "modes": {mode: sum(grade.mode == mode for grade in grades) / n for mode in self.task.modes},
             "answer_only": sum(bool(grade.answer_only) for grade in grades) / n,
+            "reference_reused": sum(reused) / len(reused) if reused else None,
         }
 
 
@@ -255,7 +276,7 @@ def calibrate_teacher(
     trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
     kept = trainer.state.global_step
     if record.spent_at is not None:
-        kept = _go_back(trainer, folder, before=record.spent_at)
+        kept = _go_back(trainer, loaded, folder, before=record.spent_at)
     trainer.save_model(str(folder / "model"))
     seconds = time.perf_counter() - record.started
     return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "stopped": record.stopped}
@@ -318,11 +339,11 @@ def calibration_trainer(
     return trainer
 
 
-def _go_back(trainer: GRPOTrainer, folder: Path, *, before: int) -> int:
+def _go_back(trainer: GRPOTrainer, loaded: LoadedModel, folder: Path, *, before: int) -> int:
     """Load the last checkpoint from before the budget was spent, the original teacher where there is none; returns its step."""
     within = [checkpoint for checkpoint in whole_checkpoints(folder / "checkpoints") if checkpoint.step < before]
     source = within[-1].path if within else trainer.model.config._name_or_path
-    weights = load_model(source).model.state_dict()
+    weights = load_model(source, trust_remote_code=loaded.trust_remote_code).model.state_dict()
     trainer.accelerator.unwrap_model(trainer.model).load_state_dict(weights)
     return within[-1].step if within else 0
 
@@ -332,6 +353,12 @@ def _grpo_config(
 ) -> GRPOConfig:
     rows = settings.prompts_per_step * settings.num_generations
     micro_batch = min(rows, settings.per_device_train_batch_size or rows)
+    if PartialState().num_processes > 1 and micro_batch % settings.num_generations:
+        raise UserError.single(
+            f"calibrate.per_device_train_batch_size = {micro_batch}",
+            f"several processes would split groups of {settings.num_generations} completions, whose rewards belong together",
+            "use a multiple of calibrate.num_generations",
+        )
     return GRPOConfig(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=micro_batch,
@@ -372,5 +399,5 @@ def _grpo_config(
 def _reference_scorer(trainer: GRPOTrainer, loaded: LoadedModel, autocast_dtype: torch.dtype | None) -> Scorer:
     """π₀: the copy that TRL loaded for its KL term, or one of our own where the anchor is off."""
     reference = frozen_reference(trainer)
-    model = load_model(loaded.reference).model if reference is None else reference
+    model = load_model(loaded.reference, trust_remote_code=loaded.trust_remote_code).model if reference is None else reference
     return Scorer(model, loaded.tokenizer, autocast_dtype=autocast_dtype)
