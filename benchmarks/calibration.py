@@ -81,17 +81,29 @@ class Even(Task):
 
 
 @dataclass(frozen=True)
+class Size:
+    """A Llama's measures."""
+
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+
+
+@dataclass(frozen=True)
 class Shape:
-    """One setting of the benchmark."""
+    """One setting: a model (the lab's teacher where it has no size) and the completions of a step."""
 
     name: str
     prompts: int
     generations: int
     length: int
+    size: Size | None = None
 
     @property
     def task(self) -> Task:
-        return Maths() if self.name == "lab" else Even()
+        return Maths() if self.size is None else Even()
 
     @property
     def settings(self) -> Calibrate:
@@ -105,77 +117,68 @@ class Shape:
         )
 
     def teacher(self, folder: Path) -> str:
-        return "lab:maths/teacher" if self.name == "lab" else str(wide_model(folder / "smollm"))
+        return "lab:maths/teacher" if self.size is None else str(random_model(folder / self.name, self.size))
+
+    def proxy(self, folder: Path) -> str:
+        return "lab:maths/proxy" if self.size is None else str(small_model(folder / "proxy"))
 
 
-SHAPES = {"lab": Shape("lab", 32, 8, 44), "smollm": Shape("smollm", 4, 4, 64)}
+SHAPES = {"lab": Shape("lab", 32, 8, 44), "smollm": Shape("smollm", 4, 4, 64, Size(49_152, 576, 30, 9, 3))}
 
 
-def wide_model(folder: Path) -> Path:
-    """SmolLM2-135M's shape with random weights; each of its 49,152 tokens is four letters, so that texts survive encoding."""
+def random_model(folder: Path, size: Size) -> Path:
+    """A Llama with random weights; each of its tokens is four letters, so that texts survive encoding."""
     if folder.is_dir():
         return folder
-    rng = random.Random(0)
+    rng, special = random.Random(0), ["<pad>", "<end>", "<user>", "<assistant>"]
     words: dict[str, None] = {}
-    while len(words) < 49_152 - 4:
+    while len(words) < size.vocabulary - len(special):
         words["".join(rng.choices(LETTERS, k=4))] = None
-    core = Tokenizer(
-        WordLevel({token: index for index, token in enumerate(["<pad>", "<end>", "<user>", "<assistant>", *words])}, unk_token="<pad>")
-    )
+    core = Tokenizer(WordLevel({token: index for index, token in enumerate([*special, *words])}, unk_token="<pad>"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(".{4}"), behavior="isolated")
     core.decoder = decoders.Fuse()
-    special = {"pad_token": "<pad>", "eos_token": "<end>", "additional_special_tokens": ["<user>", "<assistant>"]}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **special)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<end>", additional_special_tokens=["<user>", "<assistant>"]
+    )
     tokenizer.chat_template = character_tokenizer(LETTERS).chat_template
+    _save(folder, tokenizer, size)
+    return folder
+
+
+def _save(folder: Path, tokenizer: PreTrainedTokenizerFast, size: Size) -> None:
     config = LlamaConfig(
-        vocab_size=49_152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
+        vocab_size=size.vocabulary,
+        hidden_size=size.hidden,
+        intermediate_size=8 * size.hidden // 3,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.kv_heads,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return folder
 
 
 def small_model(folder: Path) -> Path:
     """A proxy of another tokenizer: characters."""
     if not folder.is_dir():
         tokenizer = character_tokenizer(LETTERS)
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=192,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=2048,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            bos_token_id=None,
-        )
-        torch.manual_seed(1)
-        LlamaForCausalLM(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        _save(folder, tokenizer, Size(len(tokenizer), 64, 2, 2, 2))
     return folder
 
 
 # The contestants --------------------------------------------------------------------------------------------------------------------
 
 
-def build(side: str, shape_name: str, dtype: str, folder: str) -> GRPOTrainer:
+def build(side: str, shape: Shape, dtype: str, folder: str) -> GRPOTrainer:
     """A trainer before its first step, of one of `SIDES`."""
-    shape, home = SHAPES[shape_name], Path(folder)
-    loaded = load_model(shape.teacher(home))
-    proxy = load_model("lab:maths/proxy" if shape_name == "lab" else small_model(home / "proxy"))
+    home = Path(folder)
+    loaded, proxy = load_model(shape.teacher(home)), load_model(shape.proxy(home))
     prompts = shape.task.prompts("calibrate", 64 * shape.prompts)
     shared: dict[str, Any] = {"task": shape.task, "settings": shape.settings, "teacher": Teacher(knob=-1.0), "scale": 1.0}
     output = Path(tempfile.mkdtemp(dir=home))
@@ -237,7 +240,7 @@ def _in_four(settings: Calibrate) -> Calibrate:
     return settings.model_copy(update={"per_device_train_batch_size": rows // 4})
 
 
-def one_step(side: str, shape: str, dtype: str, folder: str) -> Callable[[], None]:
+def one_step(side: str, shape: Shape, dtype: str, folder: str) -> Callable[[], None]:
     """A step to be measured; the one before it, which makes the optimiser's state, is done."""
     torch.set_num_threads(THREADS)
     stepper = Stepper(build(side, shape, dtype, folder))
@@ -250,7 +253,7 @@ def one_step(side: str, shape: str, dtype: str, folder: str) -> Callable[[], Non
 
 def compare(shape: Shape, dtype: str, folder: str, rounds: int) -> dict[str, Any]:
     """Ratios of the whole step and of decoding."""
-    steppers = {side: Stepper(build(side, shape.name, dtype, folder)) for side in SIDES}
+    steppers = {side: Stepper(build(side, shape, dtype, folder)) for side in SIDES}
     seconds = alternate(steppers, rounds)
     for stepper in steppers.values():
         stepper.close()
@@ -279,7 +282,7 @@ def _in_ms(seconds: dict[str, float]) -> str:
 
 def parts_of_a_step(shape: Shape, dtype: str, folder: str) -> dict[str, float]:
     """Seconds of each part of our step, the last of three."""
-    trainer = build("ours", shape.name, dtype, folder)
+    trainer = build("ours", shape, dtype, folder)
     seconds: dict[str, float] = {}
     for name, method in {
         "decode": "_generate",
@@ -364,14 +367,13 @@ def main() -> None:
     shapes, rounds = (["lab"], 1) if args.quick else (args.shapes, args.rounds)
     found: dict[str, Any] = {"limit": {}}
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
-        for shape in map(SHAPES.get, shapes):
-            assert shape is not None
+        for shape in (SHAPES[name] for name in shapes):
             by_dtype = {dtype: compare(shape, dtype, folder, rounds) for dtype in args.dtypes}
             fastest = min(by_dtype, key=lambda dtype: by_dtype[dtype]["seconds"]["ours"])
             times = {(side, dtype): by_dtype[dtype]["seconds"][side] for side in CONFIGURED for dtype in args.dtypes}
             theirs, their_dtype = min(times, key=lambda key: times[key])
             best = times[theirs, their_dtype] / by_dtype[fastest]["seconds"]["ours"]
-            peak = {side: peak_extra_memory(one_step, side, shape.name, fastest, folder) for side in ("ours", *CONFIGURED)}
+            peak = {side: peak_extra_memory(one_step, side, shape, fastest, folder) for side in ("ours", *CONFIGURED)}
             found[shape.name] = {
                 **by_dtype[fastest],
                 "dtype": fastest,
