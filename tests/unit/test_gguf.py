@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_gguf, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from distillability.config.recipe import Calibrate, Teacher
 from distillability.errors import UserError
-from distillability.files import new_folder
+from distillability.files import new_folder, read_jsonl
 from distillability.lab.tokenizers import character_tokenizer
 from distillability.models.chat import completion_ids, prompt_ids, survives
 from distillability.models.convert import as_folder, convert, converted_folder
@@ -19,6 +19,8 @@ from distillability.models.facts import read_facts
 from distillability.models.gguf import read_header
 from distillability.models.load import initialise_student, load_model, load_tokenizer
 from distillability.scoring.likelihood import Scorer
+from distillability.training.calibrate import calibrate_teacher
+from tiny import Parity, tiny_gguf, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +82,29 @@ def test_a_fresh_student_has_its_shape_and_tokenizer(path: Path) -> None:
     assert one.model.config.num_hidden_layers == 2
     assert not torch.equal(logits(one.model), logits(other.model))
     assert one.tokenizer.get_vocab() == load_tokenizer(path).get_vocab()
+
+
+def test_a_gguf_can_be_calibrated(path: Path, tmp_path: Path, tiny: dict[str, Path]) -> None:
+    """TRL loads its own reference, and ours is that one."""
+    tiny_gguf(path)
+    task = Parity()
+    outcome = calibrate_teacher(
+        loaded=load_model(path),
+        proxy=load_model(tiny["proxy"]),
+        task=task,
+        prompts=task.prompts("calibrate", 4),
+        teacher=Teacher(knob=1.0),
+        settings=Calibrate(prompts_per_step=2, num_generations=4, max_steps=2, save_steps=1, learning_rate=1e-3, require="none"),
+        scale=1.0,
+        max_completion_length=8,
+        seed=0,
+        autocast_dtype=None,
+        folder=tmp_path / "calibration",
+    )
+    assert outcome["steps"] == 2
+    first, _ = read_jsonl(tmp_path / "calibration" / "metrics.jsonl")
+    assert first["anchor_nats"] == pytest.approx(0, abs=1e-4)
+    assert load_tokenizer(tmp_path / "calibration" / "model").tokenize("12") == ["1", "2"]
 
 
 # The tokenizer

@@ -1,4 +1,4 @@
-"""From a GGUF file to an ordinary Hugging Face folder, so that whatever loads a model by its name can load this one: TRL its reference, too.
+"""From a GGUF file to an ordinary Hugging Face folder, so that whatever loads a model by its name can: TRL its reference, too.
 
 Weights are unpacked to float32, which holds every quantised value exactly; the folder is larger than the file by as much.
 """

@@ -84,6 +84,8 @@ def read_header(path: Path) -> GgufHeader:
             return _Reader(file, size).header()
     except _NotGguf as error:
         raise UserError.single(str(path), str(error), "give a GGUF file of version 2 or 3, or a Hugging Face folder") from None
+    except FileNotFoundError:
+        raise UserError.single(str(path), "there is no such file", "give the path of a GGUF file") from None
     except OSError as error:
         raise UserError.single(str(path), f"cannot be read ({error.strerror})", "check the path and its permissions") from None
     except (EOFError, KeyError, UnicodeDecodeError, struct.error) as error:
