@@ -193,7 +193,7 @@ def test_converting_prints_what_it_did() -> None:
 
 def test_a_gguf_of_another_vocabulary_than_its_teacher() -> None:
     tiny_gguf(Path("model.gguf"))
-    message = invoke("validate", make_recipe({"student": "./model.gguf"}, arms('objectives = ["forward_kl"]')))
+    message = invoke("validate", make_recipe({"student": "./model.gguf"}, arms('sources = ["plain"]\nobjectives = ["forward_kl"]')))
     assert "tasks.maths.student = ./model.gguf: forward_kl compare logits token by token, but the teacher has 20 tokens" in message
 
 

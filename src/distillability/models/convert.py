@@ -96,7 +96,7 @@ def convert(path: Path, folder: Path) -> Converted:
     if find_spec("gguf") is None:
         raise UserError.single(str(path), "reading it needs the package gguf", "pip install 'distillability[train]'")
     try:
-        with redirect_stderr(io.StringIO()):  # a progress bar that nothing else turns off
+        with redirect_stderr(io.StringIO()):  # progress bars
             model = _read_model(path)
             tokenizer, mended = _read_tokenizer(path, header)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
@@ -106,7 +106,8 @@ def convert(path: Path, folder: Path) -> Converted:
         ) from error
     done = Converted(path, folder, header.architecture, sum(weight.numel() for weight in model.parameters()), tuple(mended))
     with new_folder(folder, replace=False) as temporary:
-        model.save_pretrained(temporary)
+        with redirect_stderr(io.StringIO()):
+            model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         write_json(temporary / "origin.json", {"gguf": path.name, "bytes": path.stat().st_size, "mended": mended})
     return done

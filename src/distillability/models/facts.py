@@ -147,7 +147,7 @@ def read_facts(reference: str) -> ModelFacts:
         raise UserError.single(
             reference,
             "a file, not a model folder",
-            "give a .gguf file, or the folder that holds config.json, the tokenizer and *.safetensors",
+            "give a .gguf file, or the folder with config.json, the tokenizer and *.safetensors",
         )
     if not (path / "config.json").is_file():
         raise UserError.single(reference, "not a model: the folder has no config.json", "give a folder written by save_pretrained")

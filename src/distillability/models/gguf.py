@@ -64,7 +64,7 @@ class GgufHeader:
 
     @property
     def position_scaling(self) -> str | None:
-        """What stretches its position embeddings, which transformers leaves out when it reads this architecture; None where nothing does."""
+        """What stretches its position embeddings, which transformers leaves out when it reads the file; None where nothing does."""
         if self.architecture == "gpt-oss":
             return None
         kind = self.metadata.get(f"{self.architecture}.rope.scaling.type", "none")
