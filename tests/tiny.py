@@ -70,16 +70,21 @@ CHAT_TEMPLATE = (
 )
 
 
-def tiny_gguf(path: Path, *, pre: str = "smollm", seed: int = 1, architecture: str = "llama", **metadata: str) -> LlamaForCausalLM:
-    """Write a random Llama with a byte-level tokenizer in float32 as a GGUF file; returns the model it was written from.
+def tiny_gguf(
+    path: Path, *, pre: str = "smollm", seed: int = 1, architecture: str = "llama", half: bool = False, **metadata: str
+) -> LlamaForCausalLM:
+    """Write a random Llama with a byte-level tokenizer as a GGUF file; returns the model it was written from.
 
-    Its merges join the digits 1 and 2, as merges learnt without splitting digits would.
+    Its merges join two line ends, and the digits 1 and 2, as merges learnt without splitting digits would.
+
+    Args:
+        half: weights in float16 instead of float32.
     """
     import gguf
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokens = [*special, *bytes_to_unicode().values(), "12", "th", "the"]
+    tokens = [*special, *bytes_to_unicode().values(), "ĊĊ", "12", "th", "the"]
     config = LlamaConfig(
         vocab_size=len(tokens),
         hidden_size=32,
@@ -94,6 +99,8 @@ def tiny_gguf(path: Path, *, pre: str = "smollm", seed: int = 1, architecture: s
     )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config).eval()
+    if half:
+        model = model.half().float()
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_block_count(config.num_hidden_layers)
@@ -109,7 +116,7 @@ def tiny_gguf(path: Path, *, pre: str = "smollm", seed: int = 1, architecture: s
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([3] * len(special) + [1] * (len(tokens) - len(special)))
-    writer.add_token_merges(["1 2", "t h", "th e"])
+    writer.add_token_merges(["Ċ Ċ", "1 2", "t h", "th e"])
     for add, token in ((writer.add_bos_token_id, 1), (writer.add_eos_token_id, 2), (writer.add_pad_token_id, 2)):
         add(token)
     writer.add_chat_template(CHAT_TEMPLATE)
@@ -117,7 +124,7 @@ def tiny_gguf(path: Path, *, pre: str = "smollm", seed: int = 1, architecture: s
         writer.add_string(key.replace("__", "."), value)
     for name, weight in model.state_dict().items():
         if name != "lm_head.weight":
-            writer.add_tensor(*_gguf_tensor(name, weight, config))
+            writer.add_tensor(*_gguf_tensor(name, weight.half() if half else weight, config))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

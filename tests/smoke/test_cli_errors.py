@@ -186,7 +186,7 @@ def test_converting_into_a_folder_that_exists() -> None:
 
 def test_converting_prints_what_it_did() -> None:
     tiny_gguf(Path("model.gguf"))
-    assert "mended in the tokenizer: digits stand alone) to folder" in invoke("convert", "model.gguf", "folder", code=0)
+    assert "mended: digits stand alone) to folder" in invoke("convert", "model.gguf", "folder", code=0)
     assert json.loads(invoke("convert", "model.gguf", "again", "--json", code=0))["mended"] == ["digits stand alone"]
     assert "no problems found" in invoke("validate", make_recipe({"teacher": "./folder", "proxy": "./model.gguf"}), code=0)
 
