@@ -2,8 +2,8 @@
 
 Weights are unpacked to float32, which holds every quantised value exactly; the folder is larger than the file by as much.
 
-Two things are mended. Where a vocabulary was learnt with every digit apart, transformers does not split so, and a run of spaces or line ends
-before a digit becomes other tokens than in training. And a tenth of a quantised file's weights lie exactly midway between two bfloat16
+Two things are mended. Where a vocabulary was learnt with every digit apart, transformers does not split so, and a run of spaces or line
+ends before a digit becomes other tokens than in training. And a tenth of a quantised file's weights lie exactly midway between two bfloat16
 numbers: under autocast the first optimiser step, however small, tips all of them at once to the side of its sign (seen: 0.1 nats a token
 after one step at a rate of 1e-6, in float32 1e-4). They are spread between the middle and the number they round to: no change in bfloat16,
 and 1e-6 nats a token in float32.
