@@ -31,7 +31,7 @@ class _TaskBase(_Strict):
     """What every task needs: its three models and the attacker's budget."""
 
     name: str = Field("", description="Name in tables and folders; the type's name where empty.")
-    teacher: str = Field(description="Hub id, local folder, or lab:FAMILY/NAME.")
+    teacher: str = Field(description="Hub id, local folder, .gguf file, or lab:FAMILY/NAME.")
     proxy: str = Field(description="Stands in for the students during calibration. Any tokenizer.")
     student: str = Field(description="What is distilled. A logits objective needs the teacher's vocabulary.")
     queries: int = Field(gt=0, description="Q, the headline number of traces bought from a teacher.")
