@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -246,6 +247,14 @@ def test_the_package_gguf_is_missing(path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("distillability.models.convert.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs the package gguf\n.*pip install 'distillability\[train\]'"):
         load_model(path)
+
+
+def test_a_disk_without_room(path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_gguf(path)
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"takes 0\.0 GB, and 0\.0 GB are free there"):
+        load_model(path)
+    assert not list(cache.rglob("*.safetensors"))
 
 
 # Folders

@@ -15,6 +15,7 @@ import hashlib
 import io
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -116,12 +117,24 @@ def convert(path: Path, folder: Path) -> Converted:
     if n_ties > _CHANCE_TIES * n_weights:
         mended.append(f"{n_ties / n_weights:.1%} of the weights moved off a tie in bfloat16")
     done = Converted(path, folder, header.architecture, n_weights, tuple(mended))
+    _require_room(folder, 4 * n_weights)
     with new_folder(folder, replace=False) as temporary:
         with redirect_stderr(io.StringIO()):
             model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         write_json(temporary / "origin.json", {"gguf": path.name, "bytes": path.stat().st_size, "mended": mended})
     return done
+
+
+def _require_room(folder: Path, n_bytes: int) -> None:
+    place = next(parent for parent in folder.resolve().parents if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < n_bytes:
+        raise UserError.single(
+            str(folder),
+            f"the converted model takes {n_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there",
+            "make room, or write it elsewhere with `distillability convert MODEL.gguf FOLDER` and name that folder",
+        )
 
 
 def _read_model(path: Path) -> PreTrainedModel:
