@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillability.cli.console import guarded, say
-from distillability.errors import UserError
+from distillability.errors import Problem, UserError
 
 if TYPE_CHECKING:
+    from distillability.config.recipe import Recipe
     from distillability.stages.folder import RunFolder
 
 __all__ = ["execute", "prepare"]
+
+_DERIVED = ("calibrate.teachers", "distill.arms")  # what a sweep writes itself
 
 
 def execute(
@@ -30,8 +33,13 @@ def execute(
     quiet: bool,
     as_json: bool,
     debug: bool,
+    derive: Callable[[Recipe], Recipe] | None = None,
 ) -> None:
-    """Check everything, make or reopen the run folder, run the stages, and say what came of it."""
+    """Check everything, make or reopen the run folder, run the stages, and say what came of it.
+
+    Args:
+        derive: what is run instead of the recipe as it is written.
+    """
     folder: RunFolder | None = None
 
     def how_to_go_on() -> str:
@@ -40,7 +48,7 @@ def execute(
         return f"What is finished is kept; continue with:\n    distillability {verb} {shlex.quote(str(folder.path))} --resume"
 
     with guarded(debug=debug, as_json=as_json, on_interrupt=how_to_go_on):
-        folder = prepare(target, out=out, overrides=overrides, resume=resume, force=force)
+        folder = prepare(target, out=out, overrides=overrides, resume=resume, force=force, derive=derive)
         quiet = quiet or as_json
         if not quiet:
             say(f"run folder: {folder.path}")
@@ -53,7 +61,15 @@ def execute(
             summarise(folder, as_json=as_json)
 
 
-def prepare(target: Path, *, out: Path | None, overrides: Sequence[str], resume: bool, force: bool) -> RunFolder:
+def prepare(
+    target: Path,
+    *,
+    out: Path | None,
+    overrides: Sequence[str],
+    resume: bool,
+    force: bool,
+    derive: Callable[[Recipe], Recipe] | None = None,
+) -> RunFolder:
     """The run folder of a recipe or of a run, once nothing is known to be wrong.
 
     Raises:
@@ -71,6 +87,9 @@ def prepare(target: Path, *, out: Path | None, overrides: Sequence[str], resume:
             raise UserError.single(f"--out {out}", f"{target} is a run folder, and is continued where it is", "leave --out out")
         target, out, resume = target / "recipe.json", target, True
     recipe, problems = read_recipe(target, [*overrides, *(["calibrate.force=true"] if force else [])])
+    if recipe is not None and derive is not None:
+        recipe = derive(recipe)
+        problems += [_replaced(override) for override in overrides if override.strip().startswith(_DERIVED)]
     path = out or Path("runs") / (recipe.name if recipe else "")
     if recipe is not None:
         broken = bool(problems)
@@ -80,3 +99,8 @@ def prepare(target: Path, *, out: Path | None, overrides: Sequence[str], resume:
     if problems or recipe is None:
         raise UserError(problems)
     return RunFolder.create(path, recipe, resume=resume, command=["distillability", *sys.argv[1:]])
+
+
+def _replaced(override: str) -> Problem:
+    where, what = f"--set {override}", "a sweep makes its own teachers and arms"
+    return Problem(where, what, "use --knobs, or sweep.objectives, sweep.ends_objectives and sweep.seeds (`distillability schema sweep`)")
