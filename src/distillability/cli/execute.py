@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["execute", "prepare"]
 
-_DERIVED = ("calibrate.teachers", "distill.arms")  # what a sweep writes itself
-
 
 def execute(
     verb: str,
@@ -78,6 +76,7 @@ def prepare(
     from distillability.config.load import read_recipe
     from distillability.stages.folder import RunFolder, folder_problems
     from distillability.stages.preflight import find_problems
+    from distillability.stages.sweep import DERIVED
 
     if find_spec("torch") is None:
         raise UserError.single("torch", "not installed, and running a recipe needs it", "pip install 'distillability[train]'")
@@ -87,9 +86,9 @@ def prepare(
             raise UserError.single(f"--out {out}", f"{target} is a run folder, and is continued where it is", "leave --out out")
         target, out, resume = target / "recipe.json", target, True
     recipe, problems = read_recipe(target, [*overrides, *(["calibrate.force=true"] if force else [])])
-    if recipe is not None and derive is not None:
-        recipe = derive(recipe)
-        problems += [_replaced(override) for override in overrides if override.strip().startswith(_DERIVED)]
+    if derive is not None:
+        recipe = recipe and derive(recipe)
+        problems += [_replaced(override) for override in overrides if override.strip().startswith(DERIVED)]
     path = out or Path("runs") / (recipe.name if recipe else "")
     if recipe is not None:
         broken = bool(problems)

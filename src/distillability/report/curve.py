@@ -253,8 +253,10 @@ def _legend(index: Index, task: str, colours: dict[Arm, str], missing: bool) -> 
     yield Line2D([], [], color=_TEACHER, marker="D", markersize=4.5, markerfacecolor="white", linestyle=_DASHED, label="teacher, greedy")
     if any(cell.value == 0 for _, cell in _teachers(index, task, "anchor_flat", None)):
         yield Line2D([], [], color=_INK, marker="o", markersize=5, markerfacecolor="white", label="anchor still moving")
-    if _teachers(index, task, "mode_shift", "sampled"):
+    shifts = _teachers(index, task, "mode_shift", "sampled")
+    if shifts:
         yield Line2D([], [], color=_GREY, linestyle=_DASHED, linewidth=1.3, label="shift predicted")
+    if any(cell.value is None and (cell.low is not None or cell.high is not None) for _, cell in shifts):
         yield Line2D([], [], color=_INK, marker="^", markersize=5.5, markerfacecolor="white", linewidth=0, label="shift beyond this")
 
 

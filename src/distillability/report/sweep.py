@@ -179,7 +179,8 @@ def _rest(index: Index, task: str) -> Iterator[str]:
     cells = [(source, cell) for source in index.knobs_of(task) for cell in index.teacher_cells(task, source, "anchor_flat", None)]
     known = [(source, cell.value) for source, cell in cells if cell.value is not None]
     if not known:
-        yield "Whether calibration had come to rest is not known."
+        reason = next((cell.reason for _, cell in cells if cell.reason), "not measured")
+        yield f"Whether calibrations had come to rest is not known ({reason})."
         return
     moving = dict.fromkeys(knob_text(index.knob(task, source) or 0.0) for source, value in known if not value)
     where = f", not at knob {', '.join(moving)}" if moving else ""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from distillability.config.recipe import Arm, Recipe, Teacher
 
-__all__ = ["derive", "is_sweep", "knob_source"]
+__all__ = ["DERIVED", "derive", "is_sweep", "knob_source"]
+
+DERIVED = ("calibrate.teachers", "distill.arms")  # the keys that a sweep writes itself
 
 
 def knob_source(knob: float) -> str:
