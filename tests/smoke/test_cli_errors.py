@@ -133,9 +133,74 @@ def test_budgets_that_are_no_budgets() -> None:
         assert f"distill.arms.0.{key}: " in message
 
 
-@pytest.mark.parametrize("name", ["gold_steps", "plain", "none", "../x", ""])
+@pytest.mark.parametrize("name", ["gold_steps", "plain", "none", "sweep", "../x", ""])
 def test_names_of_teachers_that_cannot_be(name: str) -> None:
     assert f"calibrate.teachers.{name}: " in invoke("validate", make_recipe(rest=f'[calibrate.teachers."{name}"]\nknob = 1'))
+
+
+# A sweep
+
+
+@pytest.mark.parametrize(
+    ("knobs", "expected"),
+    [
+        ("-1,x,1", "sweep.knobs.1: should be a valid number, unable to parse string as a number, not 'x'"),
+        ("-1,,1", "sweep.knobs.1: should be a valid number"),
+        ("-1,nan", "sweep.knobs.1: should be a finite number"),
+        ("", "sweep.knobs: List should have at least 2 items, not 0"),
+        ("0.3", "sweep.knobs: List should have at least 2 items, not 1"),
+        ("0.1,0.10,-0.0,0", "sweep.knobs: each value once, but 0, 0.1 is there twice or more"),
+    ],
+)
+def test_knobs_that_are_no_knobs(knobs: str, expected: str) -> None:
+    message = invoke("sweep", make_recipe(), "--knobs", knobs)
+    assert expected in message and "or --knobs -1,-0.1,0,0.1,1" in message and "there is 1 problem" in message
+    assert not Path("runs").exists()
+
+
+def test_a_sweep_section_is_strict_and_says_where_it_is_wrong() -> None:
+    message = invoke("validate", make_recipe(rest='[sweep]\nknobs = [0, 0]\nobjectives = []\nseed = 3\nends_objectives = ["jds"]'))
+    assert "there are 4 problems" in message
+    assert "recipe.toml:11: sweep.knobs: each value once, but 0 is there twice" in message
+    assert "sweep.objectives: List should have at least 1 item" in message
+    assert "sweep.seed: unknown key" in message and "did you mean 'seeds'?" in message
+    assert "recipe.toml:14: sweep.ends_objectives.0: 'jds' is none of" in message and "did you mean 'jsd'?" in message
+
+
+def test_validate_sees_what_only_the_sweep_would_run() -> None:
+    section = '[sweep]\nends_objectives = ["jsd"]'
+    recipe = make_recipe(rest=section, student={"vocabulary": CHARACTERS + "x"})
+    assert "jsd compare logits token by token" in invoke("validate", recipe)
+    assert "jsd compare logits token by token" in invoke("sweep", recipe)
+    Path(recipe).write_text(Path(recipe).read_text(encoding="utf-8").replace(section, ""), encoding="utf-8")
+    invoke("validate", recipe, code=0)
+
+
+def test_a_sweep_makes_its_own_teachers_and_arms() -> None:
+    message = invoke("sweep", make_recipe(), "--set", "distill.arms.0.seeds=2", "--set", "calibrate.teachers.up.knob=x")
+    assert "--set distill.arms.0.seeds=2: a sweep makes its own teachers and arms" in message and "sweep.seeds" in message
+    assert "calibrate.teachers.up.knob: should be a valid number" in message
+
+
+def test_sweep_runs_every_stage_of_the_derived_recipe(stages: Callable[[Callable[..., None]], None]) -> None:
+    seen: list[tuple[list[str], tuple[str, ...]]] = []
+    stages(lambda recipe, folder, *, stages, quiet: seen.append((list(recipe.calibrate.teachers), stages)))  # type: ignore[arg-type]
+    recipe = make_recipe()
+    invoke("sweep", recipe, "--knobs", "-0.3,1,0", "--quiet", code=0)
+    assert seen == [(["knob_-0.3", "knob_0", "knob_1"], ("calibrate", "distill", "evaluate", "report"))]
+    for verb, target in (("sweep", "runs/example-sweep"), ("distill", "runs/example-sweep")):
+        invoke(verb, target, "--quiet", code=0)
+    message = invoke("sweep", recipe, "--knobs", "-0.3,1,0.5", "--resume")
+    assert "the recipe has changed since the run began: sweep.knobs.2 (0.0 in the run, 0.5 now)\n" in message
+    assert "distillability sweep runs/example-sweep --resume" in stopped("sweep", recipe, stages)
+
+
+def stopped(verb: str, recipe: str, stages: Callable[[Callable[..., None]], None]) -> str:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    stages(stop)
+    return invoke(verb, recipe, "--knobs", "-0.3,1,0", "--resume", code=130)
 
 
 # The models
@@ -464,13 +529,14 @@ def test_each_verb_runs_its_own_stages(stages: Callable[[Callable[..., None]], N
         ("calibrate", "Calibrate the teachers."),
         ("distill", "Buy the traces and distil the students."),
         ("evaluate", "Measure teachers and students."),
+        ("sweep", "Run a recipe with a teacher for every value of the knob"),
     ],
 )
 def test_each_verb_of_the_stages_says_what_it_does_and_takes_the_same_options(verb: str, told: str) -> None:
     text = invoke(verb, "--help", code=0)
     assert told in text
     assert all(option in text for option in ("RECIPE", "--out", "--set", "--resume", "--force", "--quiet", "--json", "--debug"))
-    assert told in invoke("--help", code=0)
+    assert told[:40] in invoke("--help", code=0)
 
 
 def test_force_is_recorded(stages: Callable[[Callable[..., None]], None]) -> None:
@@ -523,7 +589,9 @@ HEAVY = {"accelerate", "datasets", "jinja2", "matplotlib", "numpy", "peft", "saf
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["lab", "build", "--help"], ["schema"], ["validate", "recipe.toml"]], ids=" ".join
+    "arguments",
+    [["--help"], ["run", "--help"], ["sweep", "--help"], ["lab", "build", "--help"], ["schema"], ["validate", "recipe.toml"]],
+    ids=" ".join,
 )
 def test_what_needs_no_model_loads_nothing_heavy(arguments: list[str]) -> None:
     """What a person waits for is what is imported; a clock would measure the machine's other work."""

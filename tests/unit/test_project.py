@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 
 from distillability.config.load import load_recipe
 from distillability.stages.preflight import find_problems
+from distillability.stages.sweep import derive
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "distillability"
@@ -46,7 +47,9 @@ def test_pins_name_no_local_build() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_can_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert find_problems(load_recipe(path)) == []
+    recipe = load_recipe(path)
+    assert find_problems(recipe) == []
+    assert find_problems(derive(recipe)) == []  # what `distillability sweep` would run
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

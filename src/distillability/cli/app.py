@@ -14,6 +14,7 @@ from distillability.cli.report import report
 from distillability.cli.schema import schema
 from distillability.cli.show import show
 from distillability.cli.stages import STAGE_VERBS, stage_verb
+from distillability.cli.sweep import sweep
 from distillability.cli.validate import validate
 
 __all__ = ["app", "main"]
@@ -29,7 +30,7 @@ app = typer.Typer(
 )
 for name, (told, _) in STAGE_VERBS.items():
     app.command(name, help=told)(stage_verb(name))
-for verb in (report, validate, show, schema, convert, env):
+for verb in (sweep, report, validate, show, schema, convert, env):
     app.command()(verb)
 app.add_typer(lab, name="lab")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillability.cli.console import guarded, say
-from distillability.errors import UserError
+from distillability.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from distillability.config.recipe import Recipe
@@ -31,8 +31,13 @@ def execute(
     quiet: bool,
     as_json: bool,
     debug: bool,
+    derive: Callable[[Recipe], Recipe] | None = None,
 ) -> None:
-    """Check everything, make or reopen the run folder, run the stages, and say what came of it."""
+    """Check everything, make or reopen the run folder, run the stages, and say what came of it.
+
+    Args:
+        derive: what is run instead of the recipe as it is written.
+    """
     folder: RunFolder | None = None
 
     def how_to_go_on() -> str:
@@ -42,7 +47,7 @@ def execute(
 
     with guarded(debug=debug, as_json=as_json, on_interrupt=how_to_go_on):
         quiet = quiet or as_json
-        folder = prepare(target, out=out, overrides=overrides, resume=resume, force=force, quiet=quiet)
+        folder = prepare(target, out=out, overrides=overrides, resume=resume, force=force, quiet=quiet, derive=derive)
         if not quiet:
             say(f"run folder: {folder.path}")
         from distillability.stages.run import run
@@ -64,7 +69,16 @@ def require_torch(what: str) -> None:
         raise UserError.single("torch", f"not installed, and {what} needs it", "pip install 'distillability[train]'")
 
 
-def prepare(target: Path, *, out: Path | None, overrides: Sequence[str], resume: bool, force: bool, quiet: bool = False) -> RunFolder:
+def prepare(
+    target: Path,
+    *,
+    out: Path | None,
+    overrides: Sequence[str],
+    resume: bool,
+    force: bool,
+    quiet: bool = False,
+    derive: Callable[[Recipe], Recipe] | None = None,
+) -> RunFolder:
     """The run folder of a recipe or of a run, once nothing is known to be wrong and every GGUF file has been converted.
 
     Raises:
@@ -73,6 +87,7 @@ def prepare(target: Path, *, out: Path | None, overrides: Sequence[str], resume:
     from distillability.config.load import read_recipe
     from distillability.stages.folder import RunFolder, folder_problems
     from distillability.stages.preflight import find_problems
+    from distillability.stages.sweep import DERIVED
 
     require_torch("running a recipe")
     if target.is_dir():
@@ -81,6 +96,9 @@ def prepare(target: Path, *, out: Path | None, overrides: Sequence[str], resume:
             raise UserError.single(f"--out {out}", f"{target} is a run folder, and is continued where it is", "leave --out out")
         target, out, resume = target / "recipe.json", target, True
     recipe, problems = read_recipe(target, [*overrides, *(["calibrate.force=true"] if force else [])])
+    if derive is not None:
+        recipe = recipe and derive(recipe)
+        problems += [_replaced(override) for override in overrides if override.strip().startswith(DERIVED)]
     path = out or Path("runs") / (recipe.name if recipe else "")
     if recipe is not None:
         broken = bool(problems)
@@ -104,3 +122,8 @@ def _convert_models(recipe: Recipe, tell: Callable[[str], None]) -> None:
 
         for reference in files:
             as_folder(reference, tell)
+
+
+def _replaced(override: str) -> Problem:
+    where, what = f"--set {override}", "a sweep makes its own teachers and arms"
+    return Problem(where, what, "use --knobs, or sweep.objectives, sweep.ends_objectives and sweep.seeds (`distillability schema sweep`)")

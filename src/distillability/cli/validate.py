@@ -15,15 +15,18 @@ def validate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a recipe, its models and its data."""
+    """Check a recipe, its models and its data; with a [sweep] section, what the sweep would run too."""
     with guarded(debug=debug, as_json=json):
         from distillability.config.load import read_recipe, recipe_digest
         from distillability.errors import UserError
         from distillability.stages.preflight import find_problems
+        from distillability.stages.sweep import derive
 
         checked, problems = read_recipe(recipe, set_)
         if checked is not None:
             problems += find_problems(checked)
+            if "sweep" in checked.model_fields_set:
+                problems += [problem for problem in find_problems(derive(checked)) if problem not in problems]
         if problems or checked is None:
             raise UserError(problems)
         if json:

@@ -24,8 +24,10 @@ KeyPath = tuple[str | int, ...]
 # What a key that cannot be dropped becomes while the rest of a broken recipe is still checked.
 _STAND_INS: dict[str, Any] = {"name": "recipe", "queries": 1, "steps": 1, "max_completion_length": 2}
 _MENDS = {
+    "evaluate": "raise the one, or lower the other",
     "num_generations": "GRPO compares the completions of one prompt, so a group needs 2 or more; 8 is usual",
     "name": "use letters, digits, dots, dashes and underscores: it names a folder",
+    "knobs": "two or more numbers, each once: knobs = [-1, -0.1, 0, 0.1, 1] under [sweep], or --knobs -1,-0.1,0,0.1,1",
 }
 _SEGMENT = re.compile(r'"([^"]*)"|([^.]+)')
 
@@ -179,6 +181,8 @@ def _validate(raw: dict[str, Any]) -> tuple[Recipe | None, list[Any]]:
 
 def _drop(raw: Any, loc: KeyPath) -> None:
     path = _raw_path(raw, loc)
+    while path and isinstance(path[-1], int):  # without one element the others would change their places: the list goes as a whole
+        path = path[:-1]
     for part in path[:-1]:
         raw = _inside(raw, part)
     if not path or not isinstance(raw, dict):
@@ -201,9 +205,10 @@ def _raw_path(raw: Any, loc: KeyPath) -> KeyPath:
 
 def _problem(error: Any, raw: dict[str, Any], file: str, lines: dict[KeyPath, int], origins: dict[KeyPath, str]) -> Problem:
     path = _raw_path(raw, error["loc"])
-    key, parent = (path[-1] if path else ""), path[:-1]
-    what, mend = _explain(error, str(key), fields_at(error["loc"][:-1]))
-    return Problem(_where(path, file, lines, origins), f"{_dotted(path)}: {what}" if path else what, mend or _see(parent, str(key)))
+    named = [part for part in path if isinstance(part, str)]  # of a list's element, the list
+    key, parent = (named[-1] if named else ""), named[:-1]
+    what, mend = _explain(error, key, fields_at(error["loc"][:-1]))
+    return Problem(_where(path, file, lines, origins), f"{_dotted(path)}: {what}" if path else what, mend or _see(parent, key))
 
 
 def _explain(error: Any, key: str, known: dict[str, Any]) -> tuple[str, str]:
@@ -224,15 +229,15 @@ def _explain(error: Any, key: str, known: dict[str, Any]) -> tuple[str, str]:
             guess = nearest(str(given), re.findall(r"'([^']*)'", error["ctx"]["expected"]))
             return f"{given!r} is none of {error['ctx']['expected']}", f"did you mean {guess!r}?" if guess else "use one of those"
         case "value_error":
-            return str(error["ctx"]["error"]), "give each its own name"
+            return str(error["ctx"]["error"]), _MENDS.get(key, "give each its own name")
         case _:
-            message = error["msg"].replace("Input should", "should").replace("String should", "should")
+            message = error["msg"].replace("Input should", "should").replace("String should", "should").replace(" after validation", "")
             shown = "" if isinstance(given, dict | list) else f", not {given!r}"
             return f"{message}{shown}", _MENDS.get(key, "")
 
 
-def _see(parent: KeyPath, key: str) -> str:
-    dotted = ".".join(str(part) for part in (*parent, key) if not isinstance(part, int))
+def _see(parent: Sequence[str], key: str) -> str:
+    dotted = ".".join((*parent, key))
     return f"see `distillability schema {dotted}`"
 
 

@@ -7,9 +7,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["Arm", "Calibrate", "Distill", "Evaluate", "JsonlTask", "MathsTask", "ObjectiveName", "Recipe", "Task", "Teacher"]
+__all__ = [
+    "Arm",
+    "Calibrate",
+    "Distill",
+    "Evaluate",
+    "JsonlTask",
+    "MathsTask",
+    "ObjectiveName",
+    "Recipe",
+    "Sweep",
+    "Task",
+    "Teacher",
+]
 
 ObjectiveName = Literal["seqkd", "forward_kl", "reverse_kl", "jsd", "skewed_forward_kl", "skewed_reverse_kl"]
 
@@ -156,6 +168,29 @@ class Evaluate(_Strict):
         return self
 
 
+class Sweep(_Strict):
+    """What `distillability sweep` makes of a recipe, in the place of its teachers and arms; the other verbs do not read it."""
+
+    knobs: list[float] = Field(
+        default=[-1.0, -0.3, -0.1, 0.0, 0.1, 0.3, 1.0], min_length=2, description="A teacher each; the dose calls for values spaced in log."
+    )
+    objectives: list[ObjectiveName] = Field(default=["seqkd"], min_length=1, description="Students of every teacher, the plain one too.")
+    ends_objectives: list[ObjectiveName] = Field(
+        default=[], description="Further objectives, for students of the smallest and the largest knob and of the plain teacher."
+    )
+    seeds: int = Field(3, ge=1, description="Students of each teacher by each objective.")
+
+    @field_validator("knobs")
+    @classmethod
+    def _each_once(cls, knobs: list[float]) -> list[float]:
+        """A knob's six leading digits name its teacher."""
+        names = [f"{knob + 0.0:g}" for knob in knobs]
+        twice = sorted({name for name in names if names.count(name) > 1}, key=float)
+        if twice:
+            raise ValueError(f"each value once, but {', '.join(twice)} is there twice or more")
+        return [knob + 0.0 for knob in knobs]  # there is one zero
+
+
 class Recipe(_Strict):
     """A whole run."""
 
@@ -170,6 +205,7 @@ class Recipe(_Strict):
     calibrate: Calibrate = Calibrate()
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
+    sweep: Sweep = Sweep()
 
     @model_validator(mode="after")
     def _task_names_differ(self) -> Recipe:

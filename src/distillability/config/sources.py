@@ -6,7 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CONTROLS", "FREE_ALTERNATIVES", "Source", "parse_source", "source_names"]
+__all__ = ["CONTROLS", "FREE_ALTERNATIVES", "SWEEP", "Source", "parse_source", "source_names"]
+
+SWEEP = "sweep"  # in results, the source of what is said of all values of the knob together
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from distillability.errors import UserError
 
 __all__ = [
     "RESAMPLES",
+    "Floats",
     "Interval",
     "Side",
     "correctness",

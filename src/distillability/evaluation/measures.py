@@ -66,7 +66,8 @@ _SMALLEST_REPLICATE = 0.01  # a replicate whose denominator is 0 or less would f
 class Measure:
     """A number between its bounds, or None with the reason why there is none.
 
-    n: test prompts. chosen: what was selected on the validate split, by part of the formula. A value may lack bounds, with a reason.
+    n: test prompts, or what the measure says it counts. chosen: what was selected on the validate split, by part of the formula.
+    A value may lack bounds, with a reason.
     """
 
     value: float | None

@@ -14,13 +14,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from distillability.config.sources import SWEEP
 from distillability.files import write_text
 from distillability.report import numbers
+from distillability.report.curve import curve_picture
 from distillability.report.figures import Picture, calibration_picture, knob_picture, queries_picture, save
 from distillability.report.folder import RunContents, read_run
 from distillability.report.limits import limits
 from distillability.report.naming import kind_of, label, sort_key, swatch
 from distillability.report.rows import Index, arm_of, budget_of
+from distillability.report.sweep import curve_arms, dose_table, sweep_verdicts
 from distillability.report.tables import headline_table
 from distillability.report.verdicts import verdicts
 from distillability.results import Row
@@ -38,6 +41,9 @@ _COLUMNS = (
 )  # fmt: skip
 _HYPHEN = re.compile(r"(?<![\w)])-(?=\d)")
 _MEASURES = {
+    "knob_order": "rank correlation of knob and students' accuracy",
+    "knob_levels_between": "values in between apart from both ends",
+    "anchor_growth": "rank correlation of the knob's size and the anchor",
     "difference_to_plain": "difference to students of the plain teacher",
     "gap_closed": "gap closed, share of plain student to teacher",
     "kept": "kept, share of what plain students gain",
@@ -56,6 +62,9 @@ class _Section:
 
     task: str
     name: str
+    curve: list[dict[str, Any]]
+    curve_arms: list[str]
+    kept_metric: str
     students: list[dict[str, Any]]
     controls: list[dict[str, Any]]
     teachers: list[dict[str, Any]]
@@ -82,7 +91,7 @@ def build(folder: Path) -> Path:
     shown = {
         "run": contents.results.run,
         "sections": sections,
-        "verdicts": verdicts(index),
+        "verdicts": [*sweep_verdicts(index), *verdicts(index)],
         "limits": limits(index, [task.get("type", "") for task in contents.recipe.get("tasks", [])]),
         "facts": list(_facts(contents)),
         "versions": contents.manifest.get("versions", {}),
@@ -103,6 +112,7 @@ def _environment(*, page: bool) -> Environment:
         "signed": _with_minus(numbers.signed, page=page),
         "quantity": _with_minus(numbers.quantity, page=page),
         "knob": _with_minus(numbers.knob_text, page=page),
+        "nats": _with_minus(numbers.nats, page=page),
         "minus": lambda text: _HYPHEN.sub("−", text),
         "label": label,
         "visible": numbers.visible,
@@ -155,6 +165,9 @@ def _section(contents: RunContents, index: Index, folder: Path, place: int) -> _
     return _Section(
         task=task,
         name=numbers.visible(task, 60),
+        curve=dose_table(index, task) if index.is_sweep(task) else [],
+        curve_arms=[arm.label for arm in curve_arms(index, task)],
+        kept_metric=index.teacher_metric(task),
         students=[entry for entry in entries if entry["kind"] == "students"],
         controls=[entry for entry in entries if entry["kind"] == "control"],
         teachers=[line for entry in entries if entry["kind"] == "teacher" for line in _kept_lines(entry)],
@@ -194,8 +207,10 @@ def _kept_lines(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _pictures(contents: RunContents, index: Index, folder: Path, task: str, place: int) -> dict[str, Picture]:
     """Files are numbered by task, for a task's name may hold anything."""
     settings = contents.recipe.get("calibrate", {})
+    curve = curve_picture(index, task, settings.get("anchor_budget"))
     drawn = {
-        "knob": knob_picture(index, task),
+        "curve": curve,
+        "knob": None if curve else knob_picture(index, task),  # the same students in another order
         "queries": queries_picture(index, task),
         "calibration": calibration_picture(index, task, contents.curves, settings.get("anchor_budget")),
     }
@@ -259,7 +274,9 @@ def _how(row: Row, headline: tuple[int | None, int | None]) -> str:
 
 
 def _is_central(row: Row, headline: tuple[int | None, int | None]) -> bool:
-    """About students of a calibrated teacher, answering greedily, at the headline budget; the rest is folded away."""
+    """Of a whole sweep, or about students of a calibrated teacher, answering greedily, at the headline budget; the rest is folded away."""
+    if row.source == SWEEP:
+        return True
     ours = kind_of(row.source) == "calibrated" and not row.metric.startswith("teacher")
     return ours and row.decoding != "sampled" and (row.budget is None or budget_of(row) == headline)
 

@@ -27,7 +27,7 @@ from distillability.report.numbers import knob_text, number, visible
 from distillability.report.rows import Arm, Cell, Index
 from distillability.report.tables import control_arm
 
-__all__ = ["Picture", "calibration_picture", "knob_picture", "queries_picture", "save"]
+__all__ = ["Picture", "budget_line", "calibration_picture", "knob_picture", "queries_picture", "save", "styled"]
 
 _SVG_LIMIT = 150_000  # bytes; larger pictures are kept as PNG alone
 _DPI = 160
@@ -100,7 +100,7 @@ def _layout() -> ConstrainedLayoutEngine:
     return ConstrainedLayoutEngine(h_pad=0.09)
 
 
-def _styled(draw: Callable[..., Any]) -> Callable[..., Any]:
+def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
     """Draw under the report's style, whatever the user's own is."""
 
     def drawn(*arguments: Any, **options: Any) -> Any:
@@ -113,7 +113,7 @@ def _styled(draw: Callable[..., Any]) -> Callable[..., Any]:
 # The knob: who learns how much, and what the teacher keeps
 
 
-@_styled
+@styled
 def knob_picture(index: Index, task: str) -> tuple[Figure, str] | None:
     """Students' accuracy by source, a panel an objective, with the teacher's own right steps; controls below. None without students."""
     arms = [arm for arm in index.arms(task) if any(cell.value is not None for _, cell in _measured(index, task, arm))]
@@ -274,7 +274,7 @@ def _knob_words(index: Index, task: str, arm: Arm, spectrum: Sequence[str]) -> s
 # Accuracy against queries
 
 
-@_styled
+@styled
 def queries_picture(index: Index, task: str) -> tuple[Figure, str] | None:
     """Accuracy against the traces bought, a panel an objective, with the points at more steps. None where one budget was tried."""
     arms = [arm for arm in index.arms(task) if any(len(index.budgets(task, source, arm)) > 1 for source in index.sources(task))]
@@ -380,7 +380,7 @@ _CURVES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-@_styled
+@styled
 def calibration_picture(index: Index, task: str, curves: Sequence[Curve], anchor_budget: float | None) -> tuple[Figure, str] | None:
     """How calibration went, a column a teacher and a row a quantity; every calibration is a line, and has its modes in a row of their own.
 
@@ -400,11 +400,11 @@ def calibration_picture(index: Index, task: str, curves: Sequence[Curve], anchor
     figure = Figure(figsize=(max(4.5, min(10.5, 2.6 * len(sources) + 1.2)), 1.5 * rows + 0.7), layout="constrained")
     panels = figure.subplots(rows, len(sources), sharex="col", sharey="row", squeeze=False)
     for column, source in enumerate(sources):
-        panels[0][column].set_title(_tick(index, task, source).replace("\n", ", "))
+        panels[0][column].set_title(_tick(index, task, source).replace("\n", ", "), fontsize=10 if len(sources) < 8 else 7.5)
         for row, (_, keys) in enumerate(_CURVES):
             _curve_panel(panels[row][column], by_source[source], keys, look(source, index.knob(task, source)).colour)
         if anchor_budget is not None:
-            _budget_line(panels[2][column], anchor_budget)
+            budget_line(panels[2][column], anchor_budget)
         for row, calibration in enumerate(calibrations, len(_CURVES)):
             _mode_panel(panels[row][column], [curve for curve in by_source[source] if curve.calibration == calibration], modes)
         panels[-1][column].set_xlabel("step")
@@ -439,7 +439,7 @@ def _curve_panel(axes: Axes, curves: Sequence[Curve], keys: Sequence[str], colou
             axes.plot(steps, values, color=colour, linewidth=1.3, linestyle=style, alpha=1 if not curve.calibration else 0.55)
 
 
-def _budget_line(axes: Axes, budget: float) -> None:
+def budget_line(axes: Axes, budget: float) -> None:
     """Drawn where it is within reach of the curve; far above it would only flatten the picture."""
     if axes.dataLim.y1 * 2 >= budget:
         axes.axhline(budget, color="#999999", linewidth=0.9, linestyle=(0, (2, 2)))

@@ -68,9 +68,9 @@ def _attacks(index: Index, task: str, rows: Sequence[Row]) -> Iterator[str]:
         yield "No on-policy attack: every student learnt on the teacher's own prefixes."
     guards = [source for source in index.spectrum(task) if kind_of(source) == "calibrated" and (index.knob(task, source) or 0) < 0]
     elicited = {parent_of(source) for source in index.sources(task)}
-    for guard in guards:
-        if guard not in elicited:
-            yield f"Elicitation of {guard} (prefill, examples in the prompt) was not tried."
+    unasked = [guard for guard in guards if guard not in elicited]
+    if unasked:
+        yield f"Elicitation of {', '.join(unasked)} (prefill, examples in the prompt) was not tried."
     if not attackers:
         yield "Elicitation by temperature or by rephrased prompts was not tried."
         yield "Selection and cleaning of a guarded teacher's traces by the attacker was not tried."
@@ -86,12 +86,15 @@ def _budgets(index: Index, task: str) -> Iterator[str]:
     if queries is None or steps is None:
         yield "The run names no headline budget."
         return
+    few: dict[str, list[str]] = {"queries": [], "steps": []}
     for source in index.spectrum(task):
         tried = {budget for arm in index.arms(task) for budget in index.budgets(task, source, arm)}
-        if tried and max(asked for asked, _ in tried) < 4 * queries:
-            yield f"{label(source)}: no student with four times the queries."
-        if tried and max(trained for _, trained in tried) < 4 * steps:
-            yield f"{label(source)}: no student with four times the steps; accuracy can jump late."
+        for place, (what, headline) in enumerate((("queries", queries), ("steps", steps))):
+            if tried and max(budget[place] for budget in tried) < 4 * headline:
+                few[what].append(label(source))
+    for what, late in (("queries", ""), ("steps", "; accuracy can jump late")):
+        if few[what]:
+            yield f"{', '.join(few[what])}: no student with four times the {what}{late}."
 
 
 def _repetitions(rows: Sequence[Row]) -> Iterator[str]:

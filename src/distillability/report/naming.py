@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from distillability.config.sources import FREE_ALTERNATIVES
+from distillability.config.sources import FREE_ALTERNATIVES, SWEEP
 
 __all__ = ["Kind", "Look", "colour", "describe", "kind_of", "label", "look", "parent_of", "sort_key", "swatch"]
 
@@ -21,6 +21,7 @@ _SUFFIXES = ("_prefilled_oracle", "_prefilled", "_few_shot")
 _CEILINGS = ("plain_prefilled_oracle", "gold_steps")
 _CONTROLS = ("answer_only", "plain_worst_of_8", "length_only_up", "length_only_down", "plain_few_shot")
 _LABELS = {
+    SWEEP: "all values of the knob",
     "none": "student before",
     "plain_greedy": "plain, greedy",
     "plain_prefilled": "plain, generic prefill",
@@ -134,7 +135,7 @@ def colour(source: str, knob: float | None = None) -> str:
 def swatch(source: str, knob: float | None = None) -> str:
     """The class that gives a source its colour on the page, whose policy allows no style of an element's own."""
     kind = kind_of(source)
-    if kind != "calibrated":
+    if kind != "calibrated" or source == SWEEP:
         return kind if kind in ("plain", "elicitation") else "grey"
     knob = knob if knob is not None else _NAMED.get(source, 0.0)
     return "up" if knob > 0 else "down" if knob < 0 else "zero"

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["duration", "interval", "knob_text", "markdown", "number", "quantity", "short_path", "signed", "signed_knob", "visible"]
+__all__ = ["duration", "interval", "knob_text", "markdown", "nats", "number", "quantity", "short_path", "signed", "signed_knob", "visible"]
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]#|~$])")
 _ABSOLUTE = re.compile(r"(?<![\w.])/(?:[^/\s=]+/)+([^/\s=]+)")
@@ -33,13 +33,21 @@ def quantity(value: float | None, metric: str = "") -> str:
     """A number whose size depends on its metric: shares get three digits, bytes and seconds one, counts none."""
     if value is None:
         return "missing"
-    if metric.endswith("_steps") and metric != "right_steps":
+    if metric == "knob_levels_between" or (metric.endswith("_steps") and metric != "right_steps"):
         return f"{value:,.0f}"
     if metric in ("bytes", "seconds") or metric.endswith("_seconds"):
         return f"{value:,.1f}"
-    if metric.endswith("_change") or metric in ("difference_to_plain", "headline_up"):
+    if metric.endswith("_change") or metric in ("difference_to_plain", "headline_up", "knob_order", "anchor_growth"):
         return signed(value)
     return number(value)
+
+
+def nats(value: float | None, sign: bool = False) -> str:
+    """Nats, or a shift of log-odds with its sign, with two digits."""
+    if value is None:
+        return "missing"
+    text = f"{value:{'+' if sign else ''}.2f}"
+    return text.lstrip("-") if float(text) == 0 else text
 
 
 def interval(cell: dict[str, Any], show: Callable[[float | None], str] = number) -> str:
@@ -81,9 +89,9 @@ def _spelled(character: str) -> str:
     return f"\\u{ord(character):04x}"
 
 
-def markdown(text: object) -> str:
+def markdown(text: object, limit: int = 400) -> str:
     """Text that Markdown shows as it is, within one table cell."""
-    plain = visible(str(text), 400).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = visible(str(text), limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"\s*\n\s*", " ⏎ ", _MARKDOWN.sub(r"\\\1", plain)).strip()
 
 

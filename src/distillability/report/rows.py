@@ -9,6 +9,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+from distillability.config.sources import SWEEP
 from distillability.report.naming import kind_of, sort_key
 from distillability.results import Results, Row
 
@@ -25,6 +26,9 @@ DERIVED = (
     "headline_up",
     "teacher_right_steps_change",
     "teacher_accuracy_change",
+    "knob_order",
+    "knob_levels_between",
+    "anchor_growth",
 )
 _OBJECTIVES = ("sft", "seqkd", "forward_kl", "reverse_kl", "jsd", "skewed_forward_kl", "skewed_reverse_kl")
 
@@ -123,6 +127,14 @@ class Index:
         """The plain and the calibrated teachers, by knob; those that students were promised are listed even where none was measured."""
         found = [source for source in {*self.sources(task), *self.teachers(task)} if kind_of(source) in ("plain", "calibrated")]
         return self._ordered(task, {*found, "plain"})
+
+    def is_sweep(self, task: str) -> bool:
+        """Whether the knob as a whole was measured, beside single teachers."""
+        return any(row.source == SWEEP for row in self.derived.get(task, []))
+
+    def knobs_of(self, task: str) -> list[str]:
+        """The calibrated teachers that have a knob, by knob."""
+        return [source for source in self.spectrum(task) if kind_of(source) == "calibrated" and self.knob(task, source) is not None]
 
     def arms(self, task: str) -> list[Arm]:
         return sorted({arm for owner, source, arm in self._students if owner == task and source != "none"}, key=lambda arm: arm.order)

@@ -8,6 +8,7 @@ from typing import Any
 from distillability.report.naming import describe, kind_of, label
 from distillability.report.numbers import interval, number, signed_knob
 from distillability.report.rows import Arm, Cell, Index
+from distillability.report.sweep import sweep_verdicts
 from distillability.report.verdicts import differences
 from distillability.results import Results
 
@@ -143,9 +144,12 @@ def headline_text(results: Results) -> str:
     """The headline for a terminal: plain text, one block a task."""
     entries = headline_table(results)
     blocks = [] if results.run.complete else ["INCOMPLETE: this run has not finished; the numbers below are of what is there."]
-    for task in Index(results).tasks:
+    index = Index(results)
+    doses = {verdict.task: f"{verdict.task}: {verdict.head}" for verdict in sweep_verdicts(index)}
+    for task in index.tasks:
         mine = [entry for entry in entries if entry["task"] == task]
-        blocks.append("\n".join([*_student_lines(task, mine), *_control_lines(mine), *_teacher_lines(mine)]))
+        dose = [doses[task]] if task in doses else []
+        blocks.append("\n".join([*dose, *_student_lines(task, mine), *_control_lines(mine), *_teacher_lines(mine)]))
     return "\n\n".join(blocks) if blocks else "no rows yet"
 
 

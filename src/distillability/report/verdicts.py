@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distillability.report.naming import kind_of, label, parent_of
-from distillability.report.numbers import interval, number, signed, signed_knob
+from distillability.report.numbers import interval, knob_text, number, signed, signed_knob
 from distillability.report.rows import Arm, Cell, Index, arm_of, budget_of
 from distillability.results import Row
 
@@ -82,13 +82,13 @@ def differences(index: Index, task: str, source: str, arm: Arm, decoding: str) -
 
 
 def verdicts(index: Index) -> list[Verdict]:
-    """One verdict a task and calibrated teacher with a knob other than 0."""
-    return [
-        _verdict(index, task, source)
-        for task in index.tasks
-        for source in index.spectrum(task)
-        if kind_of(source) == "calibrated" and index.knob(task, source)
-    ]
+    """One verdict a task and calibrated teacher with a knob other than 0; of a sweep, those of the knob's ends."""
+    return [_verdict(index, task, source) for task in index.tasks for source in _judged(index, task)]
+
+
+def _judged(index: Index, task: str) -> list[str]:
+    turned = [source for source in index.spectrum(task) if kind_of(source) == "calibrated" and index.knob(task, source)]
+    return [turned[0], turned[-1]] if index.is_sweep(task) and len(turned) > 1 else turned
 
 
 def _verdict(index: Index, task: str, source: str) -> Verdict:
@@ -116,7 +116,7 @@ def _not_withstood(index: Index, task: str, source: str) -> list[str]:
 
 
 def _head(source: str, knob: float, outcome: Outcome, hits: int, total: int, broken: Sequence[str]) -> str:
-    name = f"{label(source)}{signed_knob(knob)}"
+    name = f"Knob {knob_text(knob)}" if source.startswith("knob_") else f"{label(source)}{signed_knob(knob)}"
     wish = "raises what students learn from it" if knob > 0 else "lowers the yield of the attacks tried"
     if outcome == "open":
         return f"{name}: no comparison with the plain teacher has been measured with an interval."

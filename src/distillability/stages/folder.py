@@ -17,6 +17,7 @@ from distillability.config.recipe import Recipe
 from distillability.errors import Problem, UserError
 from distillability.files import read_json, write_json
 from distillability.stages.manifest import describe_run
+from distillability.stages.sweep import DERIVED, is_sweep
 
 if sys.platform != "win32":
     import fcntl
@@ -41,13 +42,16 @@ def folder_problems(path: Path, recipe: Recipe, *, resume: bool) -> list[Problem
             Problem(str(path), "the folder is in use: it holds a run", "continue it with --resume, or choose another folder with --out")
         ]
     try:
-        changes = changed_keys(RunFolder.open(path).recipe, recipe)
+        stored = RunFolder.open(path).recipe
+        changes = changed_keys(stored, recipe)
     except UserError as error:
         return list(error.problems)
     if changes.get(_MAY_CHANGE) in ((False, True), (True, False)):
         del changes[_MAY_CHANGE]
     if not changes:
         return []
+    if is_sweep(stored) and is_sweep(recipe):  # what a sweep derives is said by what it is derived from
+        changes = {key: values for key, values in changes.items() if not key.startswith(DERIVED)}
     listed = ", ".join(f"{key} ({before} in the run, {after} now)" for key, (before, after) in changes.items())
     return [
         Problem(str(path), f"the recipe has changed since the run began: {listed}", "set these back, or choose another folder with --out")

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from distillability.config.recipe import ObjectiveName, Recipe
 from distillability.config.recipe import Task as TaskConfig
 from distillability.config.schema import nearest
-from distillability.config.sources import Source, parse_source, source_names
+from distillability.config.sources import SWEEP, Source, parse_source, source_names
 from distillability.errors import Problem, UserError
 from distillability.models.facts import ModelFacts, read_facts
 from distillability.tasks import Task, build_task
@@ -52,7 +52,7 @@ def _name_problems(recipe: Recipe) -> Iterator[Problem]:
     for where, name in named:
         if not name or name.startswith(".") or not all(character.isalnum() or character in "._-+" for character in name):
             yield Problem(where, f"{name!r} cannot name a folder", "use letters, digits, dots, dashes and underscores")
-    reserved = {"none", *source_names(())}
+    reserved = {"none", SWEEP, *source_names(())}
     for name in recipe.calibrate.teachers:
         if name in reserved:
             yield Problem(f"calibrate.teachers.{name}", f"{name!r} already names another source", "give the teacher another name")

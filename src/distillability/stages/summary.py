@@ -15,6 +15,7 @@ from distillability.results import Budget, Results, Row, RunInfo, write_results
 from distillability.stages.comparisons import comparison_rows
 from distillability.stages.context import TaskContext
 from distillability.stages.distill import Student
+from distillability.stages.dose import dose_rows
 from distillability.stages.evaluate import (
     samples_file,
     student_file,
@@ -36,6 +37,7 @@ def summarise(contexts: Sequence[TaskContext], folder: RunFolder) -> None:
     for context in contexts:
         measured = Measured(context)
         rows += [*_teacher_rows(measured), *_source_rows(measured), *_student_rows(measured), *comparison_rows(measured)]
+        rows += dose_rows(measured)
     recipe = folder.recipe
     manifest = folder.manifest
     info = RunInfo(

@@ -1,0 +1,132 @@
+"""Derived rows of a sweep: whether students follow the knob, and how far each calibration went beside what was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from distillability.config.sources import SWEEP
+from distillability.evaluation.dose import anchor_flat, anchor_growth, knob_order, levels_between, log_odds_shift, predicted_shift
+from distillability.evaluation.measures import Measure, Scores
+from distillability.files import read_json, read_jsonl
+from distillability.results import Budget, Row
+from distillability.stages.layout import admission_file, calibration_folder
+from distillability.stages.measured import Measured
+from distillability.stages.sweep import is_sweep, knob_source
+from distillability.types import Decoding
+
+__all__ = ["dose_rows"]
+
+_DECODINGS: tuple[Decoding, ...] = ("greedy", "sampled")
+
+
+def dose_rows(measured: Measured) -> Iterator[Row]:
+    """Everything of a sweep; nothing of any other run."""
+    if is_sweep(measured.context.recipe):
+        yield from _student_rows(measured)
+        yield from _teacher_rows(measured)
+
+
+def _row(measured: Measured, metric: str, measure: Measure, **fields: Any) -> Row:
+    chosen = ", ".join(f"{part}: {name}" for part, name in measure.chosen.items())
+    return Row(
+        task=measured.task,
+        split="test",
+        metric=metric,
+        proxy=measured.context.config.proxy,
+        value=measure.value,
+        ci_low=measure.low,
+        ci_high=measure.high,
+        interval=f"{measure.method}{f'; {chosen}' if chosen else ''}",
+        n=measure.n,
+        reason=measure.reason,
+        **fields,
+    )
+
+
+# Students along the knob, all calibrations of a value together
+
+
+def _student_rows(measured: Measured) -> Iterator[Row]:
+    context = measured.context
+    sweep, settings, task = context.recipe.sweep, context.recipe.evaluate, context.config
+    options: dict[str, Any] = {"resamples": settings.resamples, "confidence": settings.confidence}
+    ends = min(sweep.knobs), max(sweep.knobs)
+    common: dict[str, Any] = {"role": "student", "source": SWEEP, "student": task.student, "prefix": "teacher"}
+    common["budget"] = Budget(queries=task.queries, steps=task.steps)
+    for objective in dict.fromkeys(sweep.objectives):
+        for decoding in _DECODINGS:
+            found = {knob: _scores(measured, knob, objective, decoding) for knob in sweep.knobs}
+            students = {knob: scores for knob, scores in found.items() if scores is not None}
+            fields = common | {"objective": objective, "decoding": decoding}
+            order = knob_order(students, rng=measured.rng("knob order", objective, decoding), **options)
+            yield _row(measured, "knob_order", order, **fields)
+            between = levels_between(students, ends, rng=measured.rng("levels between", objective, decoding), **options)
+            yield _row(measured, "knob_levels_between", between, **fields)
+
+
+def _scores(measured: Measured, knob: float, objective: str, decoding: Decoding) -> Scores | None:
+    source = knob_source(knob)
+    return measured.scores(lambda student: student.source == source and student.objective == objective, decoding)
+
+
+# Teachers
+
+
+def _teacher_rows(measured: Measured) -> Iterator[Row]:
+    calibrated = [(name, calibration) for name, calibration in measured.teachers if calibration is not None]
+    anchors = []
+    for name, calibration in calibrated:
+        texts = measured.teacher(name, calibration).get("texts", {})
+        if texts.get("anchor_nats") is not None:
+            anchors.append((measured.knob(name) or 0.0, texts["anchor_nats"]))
+    yield _row(measured, "anchor_growth", anchor_growth(anchors), role="teacher", source=SWEEP, decoding="sampled")
+    for name, calibration in calibrated:
+        common: dict[str, Any] = {"role": "teacher", "source": name, "knob": measured.knob(name), "calibration": calibration}
+        yield _row(measured, "anchor_flat", _flat(measured, name, calibration), **common)
+        if measured.context.task.easy_modes:
+            yield _row(measured, "mode_shift", _shift(measured, name, calibration), decoding="sampled", **common)
+            yield _row(measured, "mode_shift_predicted", _predicted(measured, name), decoding="sampled", **common)
+
+
+def _flat(measured: Measured, name: str, calibration: int) -> Measure:
+    folder = calibration_folder(measured.context.run, measured.task, name, calibration)
+    lines = read_jsonl(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else []
+    return anchor_flat([line["anchor_nats"] for line in lines], read_json(folder / "done.json")["stopped"])
+
+
+def _modes(measured: Measured, name: str, calibration: int | None) -> dict[str, float] | None:
+    """Shares of the modes among sampled answers; None where none were sampled."""
+    found = measured.teacher(name, calibration)["test"].get("sampled") if (name, calibration) in measured.teachers else None
+    return None if found is None else found["modes"]
+
+
+def _shift(measured: Measured, name: str, calibration: int) -> Measure:
+    before, after = _modes(measured, "plain", None), _modes(measured, name, calibration)
+    if before is None or after is None:
+        return Measure(None, None, None, 0, "", "the teachers' answers were not sampled")
+    easy = measured.context.task.easy_modes
+    (was, now) = (
+        (sum(share for mode, share in modes.items() if mode in easy), sum(share for mode, share in modes.items() if mode not in easy))
+        for modes in (before, after)
+    )
+    n = len(measured.teacher(name, calibration)["test"]["sampled"]["right"])
+    return log_odds_shift(after=now, before=was, n=n, confidence=measured.context.recipe.evaluate.confidence)
+
+
+def _predicted(measured: Measured, name: str) -> Measure:
+    settings = measured.context.recipe.calibrate
+    shares = _modes(measured, "plain", None)
+    if shares is None:
+        return Measure(None, None, None, 0, "", "the plain teacher's answers were not sampled")
+    if settings.advantage != "fixed_scale":
+        return Measure(None, None, None, 0, "", f'advantage = "{settings.advantage}" whitens C within every group: it has no fixed scale')
+    admission = read_json(admission_file(measured.context.run, measured.task))
+    return predicted_shift(
+        knob=measured.knob(name) or 0.0,
+        compatibility=admission["mean_compatibility"],
+        shares=shares,
+        easy_modes=measured.context.task.easy_modes,
+        scale=admission["scale"]["compatibility"],
+        anchor_coefficient=settings.anchor_coefficient,
+    )
