@@ -11,6 +11,7 @@ import torch
 
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.models.load import LoadedModel
+from distillability.models.mode import evaluating
 from distillability.rollouts.fast import Decoder, unsupported
 from distillability.types import Decoding
 
@@ -125,7 +126,7 @@ def _generate(
     batch = loaded.tokenizer.pad({"input_ids": [list(prompt) for prompt in prompts]}, padding_side="left", return_tensors="pt")
     batch = batch.to(loaded.device)
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if decoding == "sampled" else {"do_sample": False}
-    with torch.autocast(loaded.device.type, autocast_dtype, enabled=autocast_dtype is not None):
+    with evaluating(loaded.model), torch.autocast(loaded.device.type, autocast_dtype, enabled=autocast_dtype is not None):
         output = loaded.model.generate(
             **batch,
             max_new_tokens=max_new_tokens,

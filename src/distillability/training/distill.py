@@ -30,7 +30,7 @@ from distillability.objectives import Objective
 from distillability.ops.align import IGNORE, next_token_positions
 from distillability.ops.projection import projected_sum, projector
 from distillability.ops.reduce import global_mean
-from distillability.rollouts import complete
+from distillability.rollouts import complete_ids
 from distillability.training.forward import through_wrapper
 from distillability.training.resume import MetricsFile, last_checkpoint
 from distillability.training.signals import Example, RecordedSignals, encode_trace
@@ -55,15 +55,15 @@ class StudentSettings:
 
 
 class _Traces(Dataset[dict[str, Any]]):
-    def __init__(self, examples: Sequence[Example], traces: Sequence[Trace], signals: RecordedSignals | None):
-        self.examples, self.traces, self.signals = examples, traces, signals
+    def __init__(self, examples: Sequence[Example], signals: RecordedSignals | None):
+        self.examples, self.signals = examples, signals
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self.examples[index]
-        row: dict[str, Any] = {"example": example, "prompt": self.traces[index].prompt}
+        row: dict[str, Any] = {"example": example}
         if self.signals is not None:
             row["teacher"] = self.signals.rows(index)
         return row
@@ -79,7 +79,7 @@ def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
         "labels": torch.tensor(
             [[IGNORE] * len(example.prompt) + example.completion + [IGNORE] * (width - len(example.ids)) for example in examples]
         ),
-        "prompts": [row["prompt"] for row in rows],
+        "prompts": [example.prompt for example in examples],
     }
     if "teacher" in rows[0]:
         batch["teacher"] = torch.cat([row["teacher"] for row in rows])
@@ -143,21 +143,14 @@ class _StudentTrainer(Trainer):
         return batches, self.accelerator.gather(torch.tensor(counted, device=device)).sum()
 
     def _on_policy(self, batch: dict[str, Any], seed: int) -> dict[str, Any]:
-        self.model.eval()
-        completions = complete(
-            self.student,
-            batch["prompts"],
-            decoding="sampled",
-            max_new_tokens=self.settings.max_completion_length,
-            seed=seed,
-            batch_size=len(batch["prompts"]),
-        )
-        self.model.train()
-        examples = []
-        for prompt, text, cut in zip(batch["prompts"], completions.texts, completions.truncated, strict=True):
-            example = encode_trace(self.student, Trace(prompt, prompt, text))
-            examples.append(Example(example.prompt, example.completion[:-1]) if cut and len(example.completion) > 1 else example)
-        rows = [{"example": example, "prompt": prompt} for example, prompt in zip(examples, batch["prompts"], strict=True)]
+        """The batch with the student's own completions: the ids that it sampled, not the ids that their text would encode to."""
+        devices = [] if self.student.device.type == "cpu" else [self.student.device]
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            completions = complete_ids(
+                self.student, batch["prompts"], decoding="sampled", max_new_tokens=self.settings.max_completion_length
+            )
+        rows = [{"example": Example(prompt, ids)} for prompt, ids in zip(batch["prompts"], completions, strict=True)]
         return _collate(rows, self.student.tokenizer.pad_token_id)
 
 
@@ -234,7 +227,7 @@ def student_trainer(
     trainer = _StudentTrainer(
         model=student.model.train(),
         args=_training_arguments(settings, student, autocast_dtype, folder),
-        train_dataset=_Traces(examples, traces, signals),
+        train_dataset=_Traces(examples, signals),
         data_collator=lambda rows: _collate(rows, student.tokenizer.pad_token_id),
         processing_class=student.tokenizer,
     )
