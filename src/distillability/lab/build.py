@@ -57,11 +57,13 @@ class Family:
     Attributes:
         max_completion_length: the longest right answer, its end of turn, and a little more.
         words: that student's name, its tokens beside single characters, and the pattern that finds them in a text.
+        dtype: what the teacher is trained in by autocast; float32 throughout where None.
     """
 
     task: CrossedModes
     max_completion_length: int
     words: tuple[str, Sequence[str], str]
+    dtype: torch.dtype | None = None
 
 
 def _maths_words() -> list[str]:
@@ -120,18 +122,18 @@ def _build_teacher(family: Family, folder: Path, log: Log) -> LoadedModel:
     )
     loaded = _fresh(LlamaForCausalLM, config, character_tokenizer(family.task.alphabet), "teacher")
     rng = random.Random(_SEED)
-    _climb(family.task, loaded, rng, log)
+    _climb(family, loaded, rng, log)
     _learn_modes(family, loaded, rng, log, steps=2500)
     _save(loaded, folder)
     return loaded
 
 
-def _climb(task: CrossedModes, loaded: LoadedModel, rng: random.Random, log: Log, most_steps: int = 6000) -> None:
+def _climb(family: Family, loaded: LoadedModel, rng: random.Random, log: Log, most_steps: int = 6000) -> None:
     """First steps of the hard mode, a level (depth of the chain) at a time, beside the easy mode in full.
 
     Where the teacher is to answer without steps too, answers of chains one shorter go with each level, since as much is hidden in them.
     """
-    optimizer = _optimizer(loaded.model, 1e-3)
+    task, optimizer = family.task, _optimizer(loaded.model, 1e-3)
     level, top = 2, task.depth + ("answer_only" in task.modes)
     for step in range(1, most_steps + 1):
         if rng.random() < 0.2:
@@ -140,7 +142,7 @@ def _climb(task: CrossedModes, loaded: LoadedModel, rng: random.Random, log: Log
             depth = level if rng.random() < 0.7 else rng.randint(2, level)
             batch = _level(task, rng, depth, 192)
         peak = 1e-3 if level < task.depth else 6e-4  # the last level is unstable at the rate that the first ones need
-        _update(loaded, optimizer, batch, peak * min(1.0, step / 200))
+        _update(loaded, optimizer, batch, peak * min(1.0, step / 200), family.dtype)
         if step % 200 == 0:
             accuracy = _hidden_value_accuracy(loaded, _level(task, rng, level, 500))
             log(f"teacher: step {step}, first value with {level - 1} steps hidden right in {accuracy:.3f}")
@@ -160,7 +162,8 @@ def _learn_modes(family: Family, loaded: LoadedModel, rng: random.Random, log: L
         for prompt in _draw(task, rng, task.depth, 96):
             mode = task.draw_mode(rng, prompt)
             batch.append(_Text(prompt.text, task.render(prompt, mode), heavy=task.hidden_span(mode)))
-        _update(loaded, optimizer, batch, peak * min(1.0, step / 100, 0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2))
+        share = min(1.0, step / 100, 0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+        _update(loaded, optimizer, batch, peak * share, family.dtype)
         if step % 500 == 0 or step == steps:
             log(f"teacher: {step} of {steps} steps over all modes; {_accuracy_text(family, loaded)}")
 
@@ -266,12 +269,19 @@ def _encode(loaded: LoadedModel, batch: Sequence[_Text]) -> tuple[torch.Tensor, 
     return ids, torch.tensor([weight + [0.0] * (width - len(weight)) for weight in weights])
 
 
-def _update(loaded: LoadedModel, optimizer: torch.optim.Optimizer, batch: Sequence[_Text], learning_rate: float) -> None:
+def _update(
+    loaded: LoadedModel,
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[_Text],
+    learning_rate: float,
+    dtype: torch.dtype | None = None,
+) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     ids, weights = _encode(loaded, batch)
     loaded.model.train()
-    logits = loaded.model(input_ids=ids).logits[:, :-1]  # right-padded and causal: padding changes nothing before it
+    with torch.autocast(loaded.device.type, dtype, enabled=dtype is not None):
+        logits = loaded.model(input_ids=ids).logits[:, :-1].float()  # right-padded and causal: padding changes nothing before it
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(batch), -1)
     ((losses * weights[:, 1:]).sum() / weights[:, 1:].sum()).backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(loaded.model.parameters(), 1.0)
