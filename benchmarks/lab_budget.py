@@ -5,10 +5,10 @@
     python -m benchmarks.lab_budget rates --queries 2000 --steps 1000
     python -m benchmarks.lab_budget hard --family knowledge --queries 4000 16000
 
-`hard` is the other side: how far a student of hard steps gets, which must stay low at every budget that the recipes use; `plain` is
-what both are compared with. --family names the lab's family. The budget of the lab's recipes follows from the first two: Q = four times the
-smallest budget (over doublings) at which a student of easy steps reaches 95 %, and twice the steps it needs at that Q. Nothing here looks at
-the test split or at a calibrated teacher.
+`hard` is the other side: how far a student of hard steps gets, which must stay low at every budget that the recipes use; `plain` is what
+both are compared with. --family names the lab's family. The budget of the lab's recipes follows from the first two: Q = four times the
+smallest budget (over doublings) at which a student of easy steps reaches 95 %, and twice the steps it needs at that Q. Nothing here looks
+at the test split or at a calibrated teacher.
 """
 
 from __future__ import annotations
