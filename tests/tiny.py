@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerBase
 
 from distillability.lab.tokenizers import byte_pair_tokenizer, character_tokenizer
 from distillability.tasks.base import Task, split_of
-from distillability.tasks.maths import ALPHABET, Maths
+from distillability.tasks.maths import Maths
 from distillability.types import Grade, Prompt, Split
 
-__all__ = ["CHAT_TEMPLATE", "Parity", "tiny_gguf", "tiny_model", "tiny_models"]
+__all__ = ["CHAT_TEMPLATE", "Parity", "tiny_gguf", "tiny_model", "tiny_models", "tiny_reward_model"]
 
 
 class Parity(Task):
@@ -33,7 +33,24 @@ class Parity(Task):
 
 def tiny_model(folder: Path, tokenizer: PreTrainedTokenizerBase, *, seed: int, layers: int = 1, width: int = 16) -> Path:
     """A random Llama saved as an ordinary folder."""
-    config = LlamaConfig(
+    torch.manual_seed(seed)
+    LlamaForCausalLM(_config(tokenizer, layers, width)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_reward_model(folder: Path, tokenizer: PreTrainedTokenizerBase, *, seed: int, outputs: int = 1) -> Path:
+    """A random classifier of texts, one number each."""
+    config = _config(tokenizer, layers=1, width=16)
+    config.num_labels = outputs
+    torch.manual_seed(seed)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _config(tokenizer: PreTrainedTokenizerBase, layers: int, width: int) -> LlamaConfig:
+    return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=2 * width,
@@ -47,10 +64,6 @@ def tiny_model(folder: Path, tokenizer: PreTrainedTokenizerBase, *, seed: int, l
         initializer_range=0.3,
         attn_implementation="eager",
     )
-    torch.manual_seed(seed)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def tiny_models(folder: Path) -> dict[str, Path]:
@@ -58,9 +71,9 @@ def tiny_models(folder: Path) -> dict[str, Path]:
     task = Maths()
     texts = [part for prompt in task.prompts("calibrate", 100) for part in (prompt.text, task.render(prompt, "remark_easy"))]
     return {
-        "teacher": tiny_model(folder / "teacher", character_tokenizer(ALPHABET), seed=1, layers=2),
+        "teacher": tiny_model(folder / "teacher", character_tokenizer(task.alphabet), seed=1, layers=2),
         "proxy": tiny_model(folder / "proxy", byte_pair_tokenizer(texts, 64), seed=2),
-        "student": tiny_model(folder / "student", character_tokenizer(ALPHABET), seed=3),
+        "student": tiny_model(folder / "student", character_tokenizer(task.alphabet), seed=3),
     }
 
 

@@ -222,7 +222,7 @@ def _explain(error: Any, key: str, known: dict[str, Any]) -> tuple[str, str]:
             description = known.get(key, {}).get("description", "")
             return "missing", f"add {key} = … ({description})" if description else f"add {key} = …"
         case "union_tag_not_found":
-            return "a task without a type", 'add type = "maths" or type = "jsonl"'
+            return "a task without a type", 'add type = "maths", "knowledge", "instructions" or "jsonl"'
         case "union_tag_invalid":
             return f"unknown task type {error['ctx']['tag']!r}", f"use one of {error['ctx']['expected_tags']}"
         case "literal_error":

@@ -14,7 +14,9 @@ __all__ = [
     "Calibrate",
     "Distill",
     "Evaluate",
+    "InstructionsTask",
     "JsonlTask",
+    "KnowledgeTask",
     "MathsTask",
     "ObjectiveName",
     "Recipe",
@@ -67,6 +69,24 @@ class MathsTask(_TaskBase):
     operations: int = Field(4, ge=2, le=8, description="Operations in a chain.")
 
 
+class KnowledgeTask(_TaskBase):
+    """Chains of relations between chemical elements."""
+
+    type: Literal["knowledge"] = "knowledge"
+    hops: int = Field(4, ge=2, le=8, description="Relations in a chain.")
+
+
+class InstructionsTask(_TaskBase):
+    """Chains of operations on a word, and a format for the answer."""
+
+    type: Literal["instructions"] = "instructions"
+    operations: int = Field(5, ge=2, le=8, description="Operations in a chain.")
+    reward_model: str | None = Field(
+        None, description="A sequence-classification model with one output that says what is right; the rules where null."
+    )
+    reward_threshold: float = Field(0.0, description="The score of the reward model that means right.")
+
+
 class JsonlTask(_TaskBase):
     """Prompts and answers of your own, one JSON object a line."""
 
@@ -78,7 +98,7 @@ class JsonlTask(_TaskBase):
     chance: float = Field(0.0, ge=0, lt=1, description="What a well-formed guess scores.")
 
 
-Task = Annotated[MathsTask | JsonlTask, Field(discriminator="type")]
+Task = Annotated[MathsTask | KnowledgeTask | InstructionsTask | JsonlTask, Field(discriminator="type")]
 
 
 class Teacher(_Strict):

@@ -1,4 +1,4 @@
-"""Tokenizers of the lab: characters, byte pairs, and whole steps, each with its own chat template."""
+"""Tokenizers of the lab: characters, byte pairs, and words, each with its own chat template."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["byte_pair_tokenizer", "character_tokenizer", "step_tokenizer"]
+__all__ = ["byte_pair_tokenizer", "character_tokenizer", "word_tokenizer"]
 
 _PAD, _USER, _ASSISTANT, _END = "<pad>", "<user>", "<assistant>", "<end>"
 _SPECIAL = [_PAD, _USER, _ASSISTANT, _END]
@@ -19,7 +19,6 @@ _TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-_ONE_STEP = r"\d[+\-*]\d=\d;|[+\-*]\d|."
 
 
 def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
@@ -40,12 +39,15 @@ def byte_pair_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedToke
     return _finish(tokenizer)
 
 
-def step_tokenizer(steps: Iterable[str], alphabet: str) -> PreTrainedTokenizerFast:
-    """One token a whole step of the calculation, one an operation of the prompt, and single characters for the rest."""
-    operations = sorted({step[1:3] for step in steps})
-    words = [*_SPECIAL, *alphabet, *operations, *sorted(steps)]
-    tokenizer = Tokenizer(WordLevel({token: index for index, token in enumerate(words)}, unk_token=_PAD))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_ONE_STEP), behavior="isolated")
+def word_tokenizer(words: Iterable[str], alphabet: str, pattern: str) -> PreTrainedTokenizerFast:
+    """One token a word, and single characters for the rest.
+
+    Args:
+        pattern: what is a word and what is not, as a regular expression whose last alternative is any character.
+    """
+    vocabulary = [*_SPECIAL, *alphabet, *words]
+    tokenizer = Tokenizer(WordLevel({token: index for index, token in enumerate(vocabulary)}, unk_token=_PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     return _finish(tokenizer)
 

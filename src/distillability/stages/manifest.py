@@ -13,7 +13,7 @@ from typing import Any
 
 import distillability
 from distillability.config.load import recipe_digest
-from distillability.config.recipe import JsonlTask, Recipe
+from distillability.config.recipe import InstructionsTask, JsonlTask, Recipe
 from distillability.errors import UserError
 from distillability.models.locate import locate
 
@@ -105,6 +105,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def _parents(recipe: Recipe) -> Iterator[dict[str, Any]]:
     models = dict.fromkeys(reference for task in recipe.tasks for reference in (task.teacher, task.proxy, task.student))
+    models |= dict.fromkeys(task.reward_model for task in recipe.tasks if isinstance(task, InstructionsTask) and task.reward_model)
     for reference in models:
         yield {"model": reference, **_fingerprint(reference)}
     for task in recipe.tasks:

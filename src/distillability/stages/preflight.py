@@ -1,4 +1,4 @@
-"""Everything that can be known to go wrong before compute is spent, found in one go and without torch."""
+"""Everything that can be known to go wrong before compute is spent, found in one go; without torch, but where a reward model grades."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ def _task_problems(recipe: Recipe, config: TaskConfig) -> Iterator[Problem]:
             yield from _model_problems(f"{checked.where(role)} = {facts.reference}", facts, needs_weights=needs_weights)
     yield from _pair_problems(checked)
     if task is not None:
-        yield from _grader_problems(checked, task)
+        found, problems = _try(lambda: list(_grader_problems(checked, task)))
+        yield from found or problems
         yield from _source_problems(checked, task)
         yield from _budget_problems(checked, task)
         yield from _length_problems(checked, task)

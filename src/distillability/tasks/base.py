@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from distillability.types import Grade, Prompt, Split
 
-__all__ = ["Task", "split_of"]
+__all__ = ["Task", "share_of", "split_of"]
 
 # Hundredths of all prompts, by a hash of the prompt's text: whoever sees a prompt can tell its split.
 _UPPER_BOUNDS: tuple[tuple[int, Split], ...] = ((30, "calibrate"), (70, "query"), (80, "validate"), (100, "test"))
@@ -21,6 +21,16 @@ def split_of(prompt_text: str) -> Split:
     """
     hundredth = int.from_bytes(hashlib.sha256(prompt_text.encode()).digest()[:8], "big") % 100
     return next(split for bound, split in _UPPER_BOUNDS if hundredth < bound)
+
+
+def share_of(split: Split) -> float:
+    """The share of all prompts that falls to a split."""
+    lower = 0
+    for bound, name in _UPPER_BOUNDS:
+        if name == split:
+            return (bound - lower) / 100
+        lower = bound
+    raise ValueError(f"there is no split {split!r}")
 
 
 class Task(ABC):
