@@ -16,9 +16,11 @@ from datasets import Dataset
 from trl import GRPOTrainer
 
 from distillability.config.recipe import Calibrate, Teacher
+from distillability.errors import UserError
 from distillability.files import read_json, read_jsonl, write_json
 from distillability.models.chat import prompt_ids
 from distillability.models.load import LoadedModel, load_model
+from distillability.scoring.likelihood import Scorer
 from distillability.training import calibrate as module
 from distillability.training.calibrate import calibrate_teacher
 from tiny import Parity
@@ -29,20 +31,24 @@ SETTINGS = Calibrate(
 )
 
 
+def _arguments(tiny: dict[str, Path], folder: Path, knob: float, settings: Calibrate = SETTINGS) -> dict[str, Any]:
+    return {
+        "loaded": load_model(tiny["teacher"]),
+        "proxies": [load_model(tiny["proxy"])],
+        "task": TASK,
+        "prompts": TASK.prompts("calibrate", 12),
+        "teacher": Teacher(knob=knob),
+        "settings": settings,
+        "scale": 1.0,
+        "max_completion_length": 40,
+        "seed": 7,
+        "autocast_dtype": None,
+        "folder": folder,
+    }
+
+
 def _calibrate(tiny: dict[str, Path], folder: Path, knob: float, settings: Calibrate = SETTINGS, **changes: Any) -> dict[str, Any]:
-    return calibrate_teacher(
-        loaded=load_model(tiny["teacher"]),
-        proxy=load_model(tiny["proxy"]),
-        task=TASK,
-        prompts=TASK.prompts("calibrate", 12),
-        teacher=Teacher(knob=knob),
-        settings=settings.model_copy(update=changes),
-        scale=1.0,
-        max_completion_length=40,
-        seed=7,
-        autocast_dtype=None,
-        folder=folder,
-    )
+    return calibrate_teacher(**_arguments(tiny, folder, knob, settings.model_copy(update=changes)))
 
 
 def _weights(folder: Path) -> torch.Tensor:
@@ -219,3 +225,51 @@ def test_the_anchor_budget_stops_and_says_so(tiny: dict[str, Path], tmp_path: Pa
     assert torch.equal(_weights(tmp_path), torch.cat([parameter.detach().flatten() for parameter in original.parameters()]))
     assert outcome["steps"] < 3
     assert "over its budget" in outcome["stopped"]
+
+
+def test_a_policy_reference_is_the_original_at_first_and_not_later(tiny: dict[str, Path], tmp_path: Path) -> None:
+    for reference in ("original", "policy"):
+        _calibrate(tiny, tmp_path / reference, knob=1.0, reference=reference)
+    original, policy = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("original", "policy"))
+    assert policy[0]["compatibility"] == pytest.approx(original[0]["compatibility"], abs=1e-5)
+    assert policy[0]["reference_reused"] == 0 and original[0]["reference_reused"] > 0
+    assert abs(policy[-1]["compatibility"] - original[-1]["compatibility"]) > 1e-3
+    assert not torch.allclose(_weights(tmp_path / "original"), _weights(tmp_path / "policy"))
+
+
+def test_the_policy_reference_scores_the_weights_of_the_moment(tiny: dict[str, Path], tmp_path: Path) -> None:
+    trainer = module.calibration_trainer(**_arguments(tiny, tmp_path, 1.0, SETTINGS.model_copy(update={"reference": "policy"})))
+    scorer = trainer.reward.reference
+    assert scorer is not None
+    (before,) = scorer.score(["1"], ["2"])
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.05)
+    (after,) = scorer.score(["1"], ["2"])
+    (expected,) = Scorer(trainer.model, trainer.processing_class).score(["1"], ["2"])
+    assert before is not None and after is not None and expected is not None
+    assert after.logprob == expected.logprob != before.logprob
+
+
+def test_several_proxies_steer_together(tiny: dict[str, Path], tmp_path: Path) -> None:
+    proxies = [load_model(tiny[name]) for name in ("proxy", "student")]
+    for how in ("mean", "worst"):
+        settings = SETTINGS.model_copy(update={"proxy_aggregate": how})
+        calibrate_teacher(**_arguments(tiny, tmp_path / how, 1.0, settings) | {"proxies": proxies})
+    _calibrate(tiny, tmp_path / "one", knob=1.0)
+    mean, worst, one = (_weights(tmp_path / name) for name in ("mean", "worst", "one"))
+    assert not torch.allclose(mean, worst) and not torch.allclose(mean, one)
+    first = read_jsonl(tmp_path / "mean" / "metrics.jsonl")[0]
+    assert first["compatibility"] == pytest.approx(sum(first["compatibility_by_proxy"]) / 2)
+
+
+def test_a_linear_knob_grows_over_its_share_of_the_steps(tiny: dict[str, Path], tmp_path: Path) -> None:
+    _calibrate(tiny, tmp_path, knob=-1.0, knob_schedule="linear", knob_warmup=1.0)
+    assert [line["knob"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == pytest.approx([-1 / 3, -2 / 3, -1.0])
+
+
+def test_the_teacher_as_its_own_proxy_is_refused(tiny: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tiny["teacher"])
+    arguments = _arguments(tiny, tmp_path / "out", 1.0) | {"proxies": [load_model(tiny["proxy"]), load_model(tmp_path / "link")]}
+    with pytest.raises(UserError, match="the proxy is the teacher"):
+        calibrate_teacher(**arguments)

@@ -17,8 +17,9 @@ from distillability.config.recipe import Calibrate, Teacher
 from distillability.models.load import load_model
 from distillability.ops.policy_loss import clipped_token_loss
 from distillability.scoring.likelihood import Scorer
-from distillability.training.calibrate import CompositeReward, _grpo_config
+from distillability.training.calibrate import _grpo_config
 from distillability.training.compat import LeanGRPOTrainer
+from distillability.training.reward import CompositeReward
 from tiny import Parity
 
 LENGTH = 12
@@ -169,7 +170,7 @@ def test_the_anchors_reference_serves_c_where_the_text_encodes_alike(tiny: dict[
         teacher=Teacher(knob=1.0),
         scale=1.0,
         policy_tokenizer=tokenizer,
-        proxy=Scorer(proxy.model, proxy.tokenizer),
+        proxies=[Scorer(proxy.model, proxy.tokenizer)],
         reference=reference,
         prompts={prompt.id: prompt for prompt in prompts},
     )
@@ -183,5 +184,5 @@ def test_the_anchors_reference_serves_c_where_the_text_encodes_alike(tiny: dict[
     assert torch.allclose(plain, reused, atol=1e-5)
     reward.known_reference = lambda: sums + 1.0
     shifted, _ = reward._calibration_values(question, texts, [False] * 4, ids)
-    assert shifted[2] == pytest.approx(plain[2].item(), abs=1e-6)
-    assert shifted[0] != pytest.approx(plain[0].item(), abs=1e-3)
+    assert shifted[0, 2] == pytest.approx(plain[0, 2].item(), abs=1e-6)
+    assert shifted[0, 0] != pytest.approx(plain[0, 0].item(), abs=1e-3)

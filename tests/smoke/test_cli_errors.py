@@ -228,6 +228,24 @@ def test_the_teacher_as_its_own_proxy() -> None:
     assert "the proxy is the teacher" in invoke("validate", make_recipe({"proxy": "teacher/../teacher"}))
 
 
+def test_further_proxies_are_checked_like_the_first() -> None:
+    message = invoke("validate", make_recipe({"proxies": ["./nowhere", "teacher", "student/../proxy", "./student"]}))
+    assert "tasks.maths.proxies.0 = ./nowhere: there is no such model folder" in message
+    assert "tasks.maths.proxies.1: the proxy is the teacher" in message
+    assert "tasks.maths.proxies.2: the same model as proxy" in message
+    assert "proxies.3" not in message, "a student may be a proxy"
+
+
+@pytest.mark.parametrize("knob", ["nan", "inf", "-inf", "true", '"1"', '"big"', "[1]"])
+def test_a_knob_that_is_no_number(knob: str) -> None:
+    message = invoke("validate", make_recipe(rest=f"[calibrate.teachers.up]\nknob = {knob}"))
+    assert "recipe.toml:11: calibrate.teachers.up.knob: should be a" in message and "number" in message
+
+
+def test_a_whole_number_is_a_knob() -> None:
+    invoke("validate", make_recipe(rest="[calibrate.teachers.distillable]\nknob = 2\n" + arms('sources = ["distillable"]')), code=0)
+
+
 def test_prompts_longer_than_the_context() -> None:
     message = invoke("validate", make_recipe({"operations": 4}, teacher={"max_position_embeddings": 45}))
     assert "tasks.maths.teacher: a prompt of 9 tokens and max_completion_length 40 exceed the context of 45" in message

@@ -33,6 +33,9 @@ class _TaskBase(_Strict):
     name: str = Field("", description="Name in tables and folders; the type's name where empty.")
     teacher: str = Field(description="Hub id, local folder, or lab:FAMILY/NAME.")
     proxy: str = Field(description="Stands in for the students during calibration. Any tokenizer.")
+    proxies: list[str] = Field(
+        default_factory=list, description="Further proxies beside it; calibrate.proxy_aggregate makes one C of theirs all."
+    )
     student: str = Field(description="What is distilled. A logits objective needs the teacher's vocabulary.")
     queries: int = Field(gt=0, description="Q, the headline number of traces bought from a teacher.")
     steps: int = Field(gt=0, description="Optimiser steps of a student at the headline budget.")
@@ -72,7 +75,7 @@ Task = Annotated[MathsTask | JsonlTask, Field(discriminator="type")]
 class Teacher(_Strict):
     """One calibrated teacher."""
 
-    knob: float = Field(description="> 0 raises distillability, < 0 lowers it, 0 is GRPO on the task alone.")
+    knob: float = Field(strict=True, description="> 0 raises distillability, < 0 lowers it, 0 is GRPO on the task alone.")
     reward: Literal["compatibility", "length"] = Field("compatibility", description="`length` is the length-only control.")
 
 
@@ -82,6 +85,16 @@ class Calibrate(_Strict):
     teachers: dict[str, Teacher] = Field(default_factory=lambda: {"distillable": Teacher(knob=1.0), "undistillable": Teacher(knob=-1.0)})
     calibrations: int = Field(1, ge=1, description="Independent calibrations of each teacher.")
     advantage: Literal["fixed_scale", "z_sum"] = Field("fixed_scale", description="`z_sum` is the paper's form.")
+    knob_schedule: Literal["constant", "linear"] = Field(
+        "constant", description="`linear`: the knob grows from 0 over the first share of the steps, `knob_warmup`."
+    )
+    knob_warmup: float = Field(0.25, gt=0, le=1, description="Share of the steps over which a linear knob grows.")
+    reference: Literal["original", "policy"] = Field(
+        "original", description="π_ref of C: the original teacher, or the policy as it is when the completions are drawn."
+    )
+    proxy_aggregate: Literal["mean", "worst"] = Field(
+        "mean", description="C of several proxies: their mean, or the one that gains least in the knob's direction."
+    )
     normaliser: Literal["none", "bytes", "characters", "tokens"] = "bytes"
     clip: float | None = Field(2.0, gt=0)
     gate: Literal["correct", "none"] = "correct"

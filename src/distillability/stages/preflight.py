@@ -114,8 +114,8 @@ def _task_problems(recipe: Recipe, config: TaskConfig) -> Iterator[Problem]:
     task, problems = _try(lambda: build_task(config))
     yield from problems
     models: dict[str, ModelFacts | None] = {}
-    for role in ("teacher", "proxy", "student"):
-        models[role], problems = _try(lambda role=role: read_facts(getattr(config, role)))  # type: ignore[misc]
+    for role, reference in _references(config).items():
+        models[role], problems = _try(lambda reference=reference: read_facts(reference))  # type: ignore[misc]
         yield from (Problem(f"tasks.{config.name}.{role} = {problem.where}", problem.what, problem.mend) for problem in problems)
     checked = _Checked(recipe, config, task, models)
     for role, facts in models.items():
@@ -128,6 +128,12 @@ def _task_problems(recipe: Recipe, config: TaskConfig) -> Iterator[Problem]:
         yield from _source_problems(checked, task)
         yield from _budget_problems(checked, task)
         yield from _length_problems(checked, task)
+
+
+def _references(config: TaskConfig) -> dict[str, str]:
+    """The models of a task by role."""
+    further = {f"proxies.{index}": reference for index, reference in enumerate(config.proxies)}
+    return {"teacher": config.teacher, "proxy": config.proxy, **further, "student": config.student}
 
 
 def _try(build: Callable[[], Any]) -> tuple[Any, tuple[Problem, ...]]:
@@ -160,13 +166,9 @@ def _model_problems(where: str, facts: ModelFacts, *, needs_weights: bool) -> It
 
 
 def _pair_problems(checked: _Checked) -> Iterator[Problem]:
-    teacher, proxy, student = (checked.models[role] for role in ("teacher", "proxy", "student"))
-    if teacher and proxy and teacher.folder.resolve() == proxy.folder.resolve() and checked.recipe.calibrate.teachers:
-        yield Problem(
-            checked.where("proxy"),
-            "the proxy is the teacher, so that compatibility is 0 for every text",
-            "give a smaller model, most naturally a student of another shape distilled from the plain teacher",
-        )
+    teacher, student = checked.models["teacher"], checked.models["student"]
+    if checked.recipe.calibrate.teachers:
+        yield from _proxy_problems(checked)
     wanted = dict.fromkeys(objective for arm in checked.recipe.distill.arms for objective in arm.objectives)
     logits = [objective for objective in wanted if objective not in _TEXT_OBJECTIVES]
     if teacher and student and logits:
@@ -178,6 +180,23 @@ def _pair_problems(checked: _Checked) -> Iterator[Problem]:
                 f"{', '.join(logits)} compare logits token by token, but {difference}",
                 f"objectives that work for this pair: {_working_objectives()}; or use a student with the teacher's tokenizer",
             )
+
+
+def _proxy_problems(checked: _Checked) -> Iterator[Problem]:
+    """A proxy is neither the teacher nor another proxy."""
+    seen = {facts.folder.resolve(): "teacher" for facts in [checked.models["teacher"]] if facts}
+    for role, facts in checked.models.items():
+        if not role.startswith("prox") or facts is None:
+            continue
+        other = seen.setdefault(facts.folder.resolve(), role)
+        if other == "teacher":
+            yield Problem(
+                checked.where(role),
+                "the proxy is the teacher, so that compatibility is 0 for every text",
+                "give a smaller model, most naturally a student of another shape distilled from the plain teacher",
+            )
+        elif other != role:
+            yield Problem(checked.where(role), f"the same model as {other}", "leave it out, or give another proxy")
 
 
 def _vocabulary_difference(teacher: ModelFacts, student: ModelFacts) -> str | None:

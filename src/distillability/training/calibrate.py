@@ -10,13 +10,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import (
     PrinterCallback,
@@ -29,156 +27,19 @@ from trl import GRPOConfig, GRPOTrainer
 
 from distillability.config.recipe import Calibrate, Teacher
 from distillability.errors import UserError
-from distillability.models.chat import completion_ids as encode_completion
-from distillability.models.chat import end_of_turn_id, prompt_ids
+from distillability.models.chat import prompt_ids
 from distillability.models.load import LoadedModel, load_model
-from distillability.ops.statistics import pearson
-from distillability.rewards.compatibility import compatibility
-from distillability.rewards.compose import compose_advantage
-from distillability.rewards.length import length_reward
-from distillability.rewards.right import counts_as_right
+from distillability.models.locate import locate
 from distillability.rollouts import complete_ids
 from distillability.rollouts.fast import unsupported
-from distillability.scoring.likelihood import Likelihood, Scorer
+from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task
 from distillability.training.compat import LeanGRPOTrainer, frozen_reference
 from distillability.training.resume import MetricsFile, last_checkpoint, whole_checkpoints
-from distillability.types import Grade, Prompt
+from distillability.training.reward import CompositeReward
+from distillability.types import Prompt
 
 __all__ = ["CompositeReward", "calibrate_teacher"]
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """One completion: `value` is C or the length, nan where missing; `reused` the share of its batch that the anchor's reference served."""
-
-    text: str
-    truncated: bool
-    grade: Grade
-    value: float
-    reused: float | None
-
-
-@dataclass
-class CompositeReward:
-    """TRL reward function that returns the advantage of every completion.
-
-    Attributes:
-        scale: s_C, the within-group standard deviation of C (or of the length) on the plain teacher.
-        known_reference: Σ log π₀ of the completions at hand, end of turn included, as the anchor computed it, [N]; None without an anchor.
-        metrics: of the last batch it saw; the trainer writes them out.
-    """
-
-    task: Task
-    settings: Calibrate
-    teacher: Teacher
-    scale: float
-    policy_tokenizer: Any
-    proxy: Scorer | None
-    reference: Scorer | None
-    prompts: dict[str, Prompt]
-    known_reference: Callable[[], torch.Tensor | None] = lambda: None
-    metrics: dict[str, Any] = field(default_factory=dict)
-    __name__: str = "advantage"
-
-    def __call__(self, prompts: Sequence[Any], completion_ids: Sequence[list[int]], prompt_id: Sequence[str], **_: Any) -> list[float]:
-        questions = [self.prompts[key] for key in prompt_id]
-        texts, truncated = self._decode(completion_ids)
-        grades = [
-            Grade(right=False) if cut else self.task.grade(question, text)
-            for question, text, cut in zip(questions, texts, truncated, strict=True)
-        ]
-        values, reused = self._calibration_values(questions, texts, truncated, completion_ids)
-        scored = [_Scored(*row) for row in zip(texts, truncated, grades, values.tolist(), [reused] * len(texts), strict=True)]
-        advantages, self.metrics = self._compose(gather_object(scored))  # what is written describes all processes' completions
-        own = PartialState().process_index * len(texts)
-        return advantages[own : own + len(texts)]
-
-    def _compose(self, scored: Sequence[_Scored]) -> tuple[list[float], dict[str, Any]]:
-        """The advantage of every completion of whole groups, and what the report's curves show."""
-        right = torch.tensor([self._counts_as_right(row.grade) for row in scored])
-        values = torch.tensor([row.value for row in scored], dtype=torch.float64)
-        shape = (-1, self.settings.num_generations)
-        advantage = compose_advantage(
-            task_reward=right.double().view(shape),
-            right=right.view(shape),
-            compatibility=values.view(shape),
-            knob=self.teacher.knob,
-            scale=self.scale,
-            form=self.settings.advantage,
-            clip=self.settings.clip,
-            gate=self.settings.gate,
-        )
-        return advantage.advantage.flatten().tolist(), self._describe(scored, right, values) | advantage.metrics
-
-    def _decode(self, completion_ids: Sequence[list[int]]) -> tuple[list[str], list[bool]]:
-        """Texts as the policy's tokenizer decodes them; a completion without its end of turn was cut off."""
-        end = end_of_turn_id(self.policy_tokenizer)
-        truncated = [end not in ids for ids in completion_ids]
-        kept = [ids if cut else ids[: ids.index(end)] for ids, cut in zip(completion_ids, truncated, strict=True)]
-        decoded = [self.policy_tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in kept]
-        return decoded, truncated
-
-    def _counts_as_right(self, grade: Grade) -> bool:
-        return counts_as_right(grade, self.settings.require)
-
-    def _calibration_values(
-        self, questions: Sequence[Prompt], texts: Sequence[str], truncated: Sequence[bool], ids: Sequence[list[int]]
-    ) -> tuple[torch.Tensor, float | None]:
-        """C (or the length) of every completion, [N] float64, nan where missing; equal texts are scored once.
-
-        Returns also the share of the texts scored for which the anchor's log-probabilities of π₀ served.
-        """
-        if self.teacher.reward == "length":
-            return length_reward(texts, truncated), None
-        if self.proxy is None or self.reference is None:
-            raise ValueError("the compatibility reward needs a proxy and a reference scorer")
-        keys = [(question.text, text, cut) for question, text, cut in zip(questions, texts, truncated, strict=True)]
-        rows = {key: row for row, key in reversed(list(enumerate(keys)))}
-        asked, answers, cut = zip(*rows, strict=True)
-        known = self._known_likelihoods(answers, cut, [ids[row] for row in rows.values()], list(rows.values()))
-        unknown = [position for position, found in enumerate(known) if found is None]
-        rescored = self.reference.score(*([column[position] for position in unknown] for column in (asked, answers, cut)))
-        for position, likelihood in zip(unknown, rescored, strict=True):
-            known[position] = likelihood
-        values = compatibility(self.proxy.score(asked, answers, cut), known, self.settings.normaliser)
-        by_key = dict(zip(rows, values.tolist(), strict=True))
-        return torch.tensor([by_key[key] for key in keys], dtype=torch.float64), 1 - len(unknown) / len(rows)
-
-    def _known_likelihoods(
-        self, texts: Sequence[str], truncated: Sequence[bool], ids: Sequence[list[int]], rows: Sequence[int]
-    ) -> list[Likelihood | None]:
-        """What the anchor knows, at temperature 1: for each text that encodes to the very ids that were sampled."""
-        sums = self.known_reference()
-        if sums is None:
-            return [None] * len(texts)
-        end = end_of_turn_id(self.policy_tokenizer)
-        found: list[Likelihood | None] = []
-        for text, cut, sampled, logprob in zip(texts, truncated, ids, sums[list(rows)].tolist(), strict=True):
-            same = bool(text) and not cut and [*encode_completion(self.policy_tokenizer, text), end] == list(sampled)
-            found.append(Likelihood(logprob, len(sampled) - 1, len(text.encode()), len(text)) if same else None)
-        return found
-
-    def _describe(self, scored: Sequence[_Scored], right: torch.Tensor, values: torch.Tensor) -> dict[str, Any]:
-        """What the report's calibration curves show; a value that cannot be had is None."""
-        n, grades = len(scored), [row.grade for row in scored]
-        lengths = torch.tensor([float(len(row.text.encode())) for row in scored], dtype=torch.float64)
-        counted = right & ~values.isnan()
-        with_steps = [grade.right_steps for grade in grades if grade.right_steps is not None]
-        reused = [row.reused for row in scored if row.reused is not None]
-        return {
-            "n": n,
-            "task_reward": right.double().mean().item(),
-            "right_steps": sum(with_steps) / len(with_steps) if with_steps else None,
-            "compatibility": values[counted].mean().item() if counted.any() else None,
-            "bytes": lengths.mean().item(),
-            "truncated": sum(row.truncated for row in scored) / n,
-            "distinct": len({(index // self.settings.num_generations, row.text) for index, row in enumerate(scored)}) / n,
-            "correlation_compatibility_bytes": pearson(values[counted], lengths[counted]),
-            "modes": {mode: sum(grade.mode == mode for grade in grades) / n for mode in self.task.modes},
-            "answer_only": sum(bool(grade.answer_only) for grade in grades) / n,
-            "reference_reused": sum(reused) / len(reused) if reused else None,
-        }
 
 
 class _CalibrationTrainer(LeanGRPOTrainer):
@@ -233,7 +94,7 @@ class _StepRecord(TrainerCallback):
 def calibrate_teacher(
     *,
     loaded: LoadedModel,
-    proxy: LoadedModel | None,
+    proxies: Sequence[LoadedModel],
     task: Task,
     prompts: Sequence[Prompt],
     teacher: Teacher,
@@ -249,6 +110,7 @@ def calibrate_teacher(
 
     Args:
         loaded: the plain teacher, loaded from disk (TRL loads the frozen reference again from where it came).
+        proxies: one, or several whose C `settings.proxy_aggregate` makes one; none for a reward that needs none.
         prompts: of the calibrate split, at least one step's worth; seen once each where there are enough.
         scale: s_C of the plain teacher for this reward, in the reward's unit.
 
@@ -257,7 +119,7 @@ def calibrate_teacher(
     """
     trainer = calibration_trainer(
         loaded=loaded,
-        proxy=proxy,
+        proxies=proxies,
         task=task,
         prompts=prompts,
         teacher=teacher,
@@ -299,7 +161,7 @@ def _rollouts(loaded: LoadedModel, max_new_tokens: int, autocast_dtype: torch.dt
 def calibration_trainer(
     *,
     loaded: LoadedModel,
-    proxy: LoadedModel | None,
+    proxies: Sequence[LoadedModel],
     task: Task,
     prompts: Sequence[Prompt],
     teacher: Teacher,
@@ -311,13 +173,14 @@ def calibration_trainer(
     folder: Path,
 ) -> _CalibrationTrainer:
     """The trainer of `calibrate_teacher`, whose arguments these are, before its first step."""
+    _require_other_models(loaded, proxies)
     reward = CompositeReward(
         task=task,
         settings=settings,
         teacher=teacher,
         scale=scale,
         policy_tokenizer=loaded.tokenizer,
-        proxy=Scorer(proxy.model, proxy.tokenizer, autocast_dtype=autocast_dtype) if proxy is not None else None,
+        proxies=[Scorer(proxy.model, proxy.tokenizer, autocast_dtype=autocast_dtype) for proxy in proxies],
         reference=None,
         prompts={prompt.id: prompt for prompt in prompts},
     )
@@ -335,8 +198,19 @@ def calibration_trainer(
     trainer.reward, trainer._anchors = reward, []
     reward.known_reference = lambda: trainer.reference_sums
     if teacher.reward == "compatibility":
-        reward.reference = _reference_scorer(trainer, loaded, autocast_dtype)
+        reward.reference = _reference_scorer(trainer, loaded, settings.reference, autocast_dtype)
     return trainer
+
+
+def _require_other_models(loaded: LoadedModel, proxies: Sequence[LoadedModel]) -> None:
+    teacher = Path(locate(loaded.reference)).resolve()
+    for proxy in proxies:
+        if Path(locate(proxy.reference)).resolve() == teacher:
+            raise UserError.single(
+                f"proxy {proxy.reference}",
+                "the proxy is the teacher, so that compatibility is 0 for every text",
+                "give a smaller model, most naturally a student of another shape distilled from the plain teacher",
+            )
 
 
 def _go_back(trainer: GRPOTrainer, loaded: LoadedModel, folder: Path, *, before: int) -> int:
@@ -396,8 +270,16 @@ def _grpo_config(
     )
 
 
-def _reference_scorer(trainer: GRPOTrainer, loaded: LoadedModel, autocast_dtype: torch.dtype | None) -> Scorer:
-    """π₀: the copy that TRL loaded for its KL term, or one of our own where the anchor is off."""
-    reference = frozen_reference(trainer)
-    model = load_model(loaded.reference, trust_remote_code=loaded.trust_remote_code).model if reference is None else reference
+def _reference_scorer(
+    trainer: GRPOTrainer, loaded: LoadedModel, reference: Literal["original", "policy"], autocast_dtype: torch.dtype | None
+) -> Scorer:
+    """What C is measured against: π₀ (the copy that TRL loaded for its KL term, or one of our own where the anchor is off), or π_θ.
+
+    The policy is forwarded once more over the distinct texts. The decoder's own log-probabilities would cost nothing, but they are of the
+    ids that were drawn and not of the text, are rounded as its products are, and exist only where our decoder does.
+    """
+    if reference == "policy":
+        return Scorer(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, autocast_dtype=autocast_dtype)
+    frozen = frozen_reference(trainer)
+    model = load_model(loaded.reference, trust_remote_code=loaded.trust_remote_code).model if frozen is None else frozen
     return Scorer(model, loaded.tokenizer, autocast_dtype=autocast_dtype)

@@ -1,0 +1,179 @@
+"""The reward function that TRL calls: it grades, scores, and returns the advantage of every completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from distillability.config.recipe import Calibrate, Teacher
+from distillability.models.chat import completion_ids as encode_completion
+from distillability.models.chat import end_of_turn_id
+from distillability.ops.statistics import pearson
+from distillability.rewards.aggregate import aggregate
+from distillability.rewards.compatibility import compatibility
+from distillability.rewards.compose import compose_advantage
+from distillability.rewards.length import length_reward
+from distillability.rewards.right import counts_as_right
+from distillability.rewards.schedule import scheduled_knob
+from distillability.scoring.likelihood import Likelihood, Scorer
+from distillability.tasks.base import Task
+from distillability.types import Grade, Prompt
+
+__all__ = ["CompositeReward"]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One completion: `values` are C by each proxy, or the length alone, nan where missing.
+
+    reused: the share of its batch that the anchor's reference served.
+    """
+
+    text: str
+    truncated: bool
+    grade: Grade
+    values: tuple[float, ...]
+    reused: float | None
+
+
+@dataclass
+class CompositeReward:
+    """TRL reward function that returns the advantage of every completion.
+
+    Attributes:
+        scale: s_C, the within-group standard deviation of C (or of the length) on the plain teacher.
+        reference: scores π_ref, the original teacher or the policy of the moment as `settings.reference` says.
+        known_reference: Σ log π₀ of the completions at hand, end of turn included, as the anchor computed it, [N]; None without an anchor.
+        metrics: of the last batch it saw; the trainer writes them out.
+    """
+
+    task: Task
+    settings: Calibrate
+    teacher: Teacher
+    scale: float
+    policy_tokenizer: Any
+    proxies: Sequence[Scorer]
+    reference: Scorer | None
+    prompts: dict[str, Prompt]
+    known_reference: Callable[[], torch.Tensor | None] = lambda: None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    __name__: str = "advantage"
+
+    def __call__(
+        self, prompts: Sequence[Any], completion_ids: Sequence[list[int]], prompt_id: Sequence[str], trainer_state: Any, **_: Any
+    ) -> list[float]:
+        questions = [self.prompts[key] for key in prompt_id]
+        texts, truncated = self._decode(completion_ids)
+        grades = [
+            Grade(right=False) if cut else self.task.grade(question, text)
+            for question, text, cut in zip(questions, texts, truncated, strict=True)
+        ]
+        values, reused = self._calibration_values(questions, texts, truncated, completion_ids)
+        columns = texts, truncated, grades, map(tuple, values.T.tolist()), [reused] * len(texts)
+        scored = [_Scored(*row) for row in zip(*columns, strict=True)]
+        # What is written describes all processes' completions.
+        advantages, self.metrics = self._compose(gather_object(scored), trainer_state.global_step)
+        own = PartialState().process_index * len(texts)
+        return advantages[own : own + len(texts)]
+
+    def _compose(self, scored: Sequence[_Scored], step: int) -> tuple[list[float], dict[str, Any]]:
+        """The advantage of every completion of whole groups, and what the report's curves show."""
+        right = torch.tensor([self._counts_as_right(row.grade) for row in scored])
+        values = torch.tensor([row.values for row in scored], dtype=torch.float64).T
+        shape, settings = (-1, self.settings.num_generations), self.settings
+        knob = scheduled_knob(
+            self.teacher.knob, settings.knob_schedule, warmup_share=settings.knob_warmup, step=step, max_steps=settings.max_steps
+        )
+        counted = right if settings.gate == "correct" else torch.ones_like(right)
+        advantage = compose_advantage(
+            task_reward=right.double().view(shape),
+            right=right.view(shape),
+            compatibility=aggregate(values.reshape(len(values), *shape), counted.view(shape), settings.proxy_aggregate, self.teacher.knob),
+            knob=knob,
+            scale=self.scale,
+            form=settings.advantage,
+            clip=settings.clip,
+            gate=settings.gate,
+        )
+        return advantage.advantage.flatten().tolist(), {"knob": knob} | self._describe(scored, right, values) | advantage.metrics
+
+    def _decode(self, completion_ids: Sequence[list[int]]) -> tuple[list[str], list[bool]]:
+        """Texts as the policy's tokenizer decodes them; a completion without its end of turn was cut off."""
+        end = end_of_turn_id(self.policy_tokenizer)
+        truncated = [end not in ids for ids in completion_ids]
+        kept = [ids if cut else ids[: ids.index(end)] for ids, cut in zip(completion_ids, truncated, strict=True)]
+        decoded = [self.policy_tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in kept]
+        return decoded, truncated
+
+    def _counts_as_right(self, grade: Grade) -> bool:
+        return counts_as_right(grade, self.settings.require)
+
+    def _calibration_values(
+        self, questions: Sequence[Prompt], texts: Sequence[str], truncated: Sequence[bool], ids: Sequence[list[int]]
+    ) -> tuple[torch.Tensor, float | None]:
+        """C of every completion by each proxy, [K, N] float64, or the length [1, N], nan where missing; equal texts are scored once.
+
+        Returns also the share of the texts scored for which the anchor's log-probabilities of π₀ served.
+        """
+        if self.teacher.reward == "length":
+            return length_reward(texts, truncated)[None], None
+        if not self.proxies or self.reference is None:
+            raise ValueError("the compatibility reward needs a proxy and a reference scorer")
+        keys = [(question.text, text, cut) for question, text, cut in zip(questions, texts, truncated, strict=True)]
+        rows = {key: row for row, key in reversed(list(enumerate(keys)))}
+        asked, answers, cut = zip(*rows, strict=True)
+        known = self._known_likelihoods(answers, cut, [ids[row] for row in rows.values()], list(rows.values()))
+        unknown = [position for position, found in enumerate(known) if found is None]
+        rescored = self.reference.score(*([column[position] for position in unknown] for column in (asked, answers, cut)))
+        for position, likelihood in zip(unknown, rescored, strict=True):
+            known[position] = likelihood
+        values = [compatibility(proxy.score(asked, answers, cut), known, self.settings.normaliser) for proxy in self.proxies]
+        position_of = {key: position for position, key in enumerate(rows)}
+        return torch.stack(values)[:, [position_of[key] for key in keys]], 1 - len(unknown) / len(rows)
+
+    def _known_likelihoods(
+        self, texts: Sequence[str], truncated: Sequence[bool], ids: Sequence[list[int]], rows: Sequence[int]
+    ) -> list[Likelihood | None]:
+        """What the anchor knows of π₀, at temperature 1: for each text that encodes to the very ids that were sampled."""
+        sums = self.known_reference() if self.settings.reference == "original" else None
+        if sums is None:
+            return [None] * len(texts)
+        end = end_of_turn_id(self.policy_tokenizer)
+        found: list[Likelihood | None] = []
+        for text, cut, sampled, logprob in zip(texts, truncated, ids, sums[list(rows)].tolist(), strict=True):
+            same = bool(text) and not cut and [*encode_completion(self.policy_tokenizer, text), end] == list(sampled)
+            found.append(Likelihood(logprob, len(sampled) - 1, len(text.encode()), len(text)) if same else None)
+        return found
+
+    def _describe(self, scored: Sequence[_Scored], right: torch.Tensor, values: torch.Tensor) -> dict[str, Any]:
+        """What the report's calibration curves show; a value that cannot be had is None."""
+        n, grades = len(scored), [row.grade for row in scored]
+        lengths = torch.tensor([float(len(row.text.encode())) for row in scored], dtype=torch.float64)
+        mean = values.nanmean(0)
+        counted = right & ~mean.isnan()
+        with_steps = [grade.right_steps for grade in grades if grade.right_steps is not None]
+        reused = [row.reused for row in scored if row.reused is not None]
+        return {
+            "n": n,
+            "task_reward": right.double().mean().item(),
+            "right_steps": sum(with_steps) / len(with_steps) if with_steps else None,
+            "compatibility": mean[counted].mean().item() if counted.any() else None,
+            "compatibility_by_proxy": [_mean_where(row, right) for row in values],
+            "bytes": lengths.mean().item(),
+            "truncated": sum(row.truncated for row in scored) / n,
+            "distinct": len({(index // self.settings.num_generations, row.text) for index, row in enumerate(scored)}) / n,
+            "correlation_compatibility_bytes": pearson(mean[counted], lengths[counted]),
+            "modes": {mode: sum(grade.mode == mode for grade in grades) / n for mode in self.task.modes},
+            "answer_only": sum(bool(grade.answer_only) for grade in grades) / n,
+            "reference_reused": sum(reused) / len(reused) if reused else None,
+        }
+
+
+def _mean_where(values: torch.Tensor, counted: torch.Tensor) -> float | None:
+    kept = values[counted & ~values.isnan()]
+    return kept.mean().item() if len(kept) else None
