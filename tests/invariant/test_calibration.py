@@ -8,14 +8,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from datasets import Dataset
+from transformers import get_scheduler
 from trl import GRPOTrainer
 
-from distillability.config.recipe import Calibrate, Teacher
+from distillability.config.recipe import Calibrate, SchedulerName, Teacher
 from distillability.errors import UserError
 from distillability.files import read_json, read_jsonl, write_json
 from distillability.models.chat import prompt_ids
@@ -273,3 +274,16 @@ def test_the_teacher_as_its_own_proxy_is_refused(tiny: dict[str, Path], tmp_path
     arguments = _arguments(tiny, tmp_path / "out", 1.0) | {"proxies": [load_model(tiny["proxy"]), load_model(tmp_path / "link")]}
     with pytest.raises(UserError, match="the proxy is the teacher"):
         calibrate_teacher(**arguments)
+
+
+@pytest.mark.parametrize("name", get_args(SchedulerName))
+def test_every_learning_rate_schedule_is_transformers_own(tiny: dict[str, Path], tmp_path: Path, name: Any) -> None:
+    arguments = _arguments(tiny, tmp_path, 1.0, SETTINGS.model_copy(update={"lr_scheduler_type": name, "max_steps": 12}))
+    trainer = module.calibration_trainer(**arguments)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-2)
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=3, num_training_steps=12)
+    trainer.create_optimizer()
+    ours = trainer.create_scheduler(12, trainer.optimizer)
+    for _ in range(12):
+        assert ours.get_last_lr()[0] == scheduler.get_last_lr()[0]
+        trainer.optimizer.step(), optimizer.step(), ours.step(), scheduler.step()

@@ -242,6 +242,11 @@ def test_a_knob_that_is_no_number(knob: str) -> None:
     assert "recipe.toml:11: calibrate.teachers.up.knob: should be a" in message and "number" in message
 
 
+def test_an_unknown_learning_rate_schedule() -> None:
+    message = invoke("validate", make_recipe(rest='[calibrate]\nlr_scheduler_type = "cosin"'))
+    assert "calibrate.lr_scheduler_type: 'cosin' is none of" in message and "did you mean 'cosine'?" in message
+
+
 def test_a_whole_number_is_a_knob() -> None:
     invoke("validate", make_recipe(rest="[calibrate.teachers.distillable]\nknob = 2\n" + arms('sources = ["distillable"]')), code=0)
 

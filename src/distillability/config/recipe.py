@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 __all__ = ["Arm", "Calibrate", "Distill", "Evaluate", "JsonlTask", "MathsTask", "ObjectiveName", "Recipe", "Task", "Teacher"]
 
 ObjectiveName = Literal["seqkd", "forward_kl", "reverse_kl", "jsd", "skewed_forward_kl", "skewed_reverse_kl"]
+SchedulerName = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
 
 
 class _Strict(BaseModel):
@@ -111,6 +112,7 @@ class Calibrate(_Strict):
     per_device_train_batch_size: int | None = Field(None, ge=1, description="Completions per micro-batch; a whole step where null.")
     max_steps: int = Field(60, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
+    lr_scheduler_type: SchedulerName = Field("constant_with_warmup", description="After a warm-up of 5 steps, a quarter of a short run.")
     save_steps: int = Field(10, ge=1, description="A checkpoint every so many steps; an overspent anchor goes back to one.")
     use_vllm: bool = Field(False, description="Completions by vLLM, through TRL; else by our decoder where it knows the architecture.")
     vllm_mode: Literal["colocate", "server"] = Field("colocate", description="vLLM inside the training process, or `trl vllm-serve`.")

@@ -244,7 +244,7 @@ def _grpo_config(
         # Once every group agrees on a mode, gradients vanish and with them Adam's second moment; at TRL's 0.999 the next odd group then
         # moves the policy by several times the learning rate (seen: right answers 1.00 to .75 within three steps).
         adam_beta2=0.95,
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=min(5, settings.max_steps // 4),
         beta=settings.anchor_coefficient,
         use_bias_correction_kl=settings.anchor_gradient == "reverse",
