@@ -50,7 +50,8 @@ from distillability.rollouts.generate import _generate, decoding_dtype
 from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task, split_of
 from distillability.tasks.maths import Maths
-from distillability.training.calibrate import _grpo_config, _StepRecord, calibration_trainer
+from distillability.training.calibrate import _grpo_config, calibration_trainer
+from distillability.training.monitors import StepRecord
 from distillability.training.resume import MetricsFile
 from distillability.training.reward import CompositeReward
 from distillability.types import Grade, Prompt, Split
@@ -195,7 +196,7 @@ def build(side: str, shape: Shape, dtype: str, folder: str) -> GRPOTrainer:
             **shared,
         )
         trainer.metrics_file = MetricsFile(output / "metrics.jsonl")
-        trainer.add_callback(_StepRecord(trainer, None, lambda step, total: None))
+        trainer.add_callback(StepRecord(trainer, shape.settings, lambda step, total: None))
     else:
         trainer = _of_trl(loaded, proxy, prompts, shape, DTYPES[dtype], output, shared, side)
     trainer.remove_callback(PrinterCallback)

@@ -24,6 +24,7 @@ from distillability.models.load import LoadedModel, load_model
 from distillability.scoring.likelihood import Scorer
 from distillability.training import calibrate as module
 from distillability.training.calibrate import calibrate_teacher
+from distillability.training.reward import CompositeReward
 from tiny import Parity
 
 TASK = Parity()
@@ -79,16 +80,16 @@ def _stock(tiny: dict[str, Path], folder: Path) -> GRPOTrainer:
 
 def test_knob_0_is_stock_grpo_with_the_anchor(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     histories: list[list[dict[str, Any]]] = []
-    save_model = module._CalibrationTrainer.save_model
+    save_model = module.CalibrationTrainer.save_model
 
     def remember(self: Any, *args: Any, **kwargs: Any) -> None:
-        if str(args[0]).endswith("model"):
+        if "checkpoint-" not in str(args[0]):
             histories.append(self.state.log_history)
         save_model(self, *args, **kwargs)
 
     config = module._grpo_config
     monkeypatch.setattr(module, "_grpo_config", lambda *args: _log_every_step(config(*args)))
-    monkeypatch.setattr(module._CalibrationTrainer, "save_model", remember)
+    monkeypatch.setattr(module.CalibrationTrainer, "save_model", remember)
     _calibrate(tiny, tmp_path / "ours", knob=0.0)
     monkeypatch.undo()
     stock = _stock(tiny, tmp_path / "stock")
@@ -149,15 +150,15 @@ def _same_words(loaded: LoadedModel, *_: Any) -> Callable[[list[Any], GRPOTraine
 
 def _with_same_words(tiny: dict[str, Path], folder: Path, prompts_per_step: int, patch: Callable[[Any, str, Any], None]) -> None:
     """One process of a calibration in which all processes together would say the same; the first leaves losses and gradient norms."""
-    config, save_model = module._grpo_config, module._CalibrationTrainer.save_model
+    config, save_model = module._grpo_config, module.CalibrationTrainer.save_model
 
     def remember(trainer: Any, *args: Any, **kwargs: Any) -> None:
-        if str(args[0]).endswith("model") and trainer.accelerator.is_main_process:
+        if "checkpoint-" not in str(args[0]) and trainer.accelerator.is_main_process:
             write_json(folder / "history.json", [row for row in trainer.state.log_history if "loss" in row])
         save_model(trainer, *args, **kwargs)
 
     patch(module, "_grpo_config", lambda *args: _log_every_step(config(*args)))
-    patch(module._CalibrationTrainer, "save_model", remember)
+    patch(module.CalibrationTrainer, "save_model", remember)
     patch(module, "_rollouts", _same_words)
     _calibrate(tiny, folder, knob=-1.0, prompts_per_step=prompts_per_step)
 
@@ -206,8 +207,8 @@ def test_a_killed_calibration_resumes_to_the_same_weights(tiny: dict[str, Path],
             raise Killed
         return call(self, *args, **kwargs)
 
-    call = module.CompositeReward.__call__
-    monkeypatch.setattr(module.CompositeReward, "__call__", kill_in_step_3)
+    call = CompositeReward.__call__
+    monkeypatch.setattr(CompositeReward, "__call__", kill_in_step_3)
     with pytest.raises(Killed):
         _calibrate(tiny, tmp_path / "killed", knob=1.0)
     monkeypatch.undo()

@@ -93,7 +93,7 @@ def test_a_text_that_one_proxy_cannot_encode_is_missing_for_it_alone(tiny: dict[
     digits = tiny_model(tmp_path / "digits", character_tokenizer("0123456789"), seed=4)
     reward = _reward([tiny["proxy"], digits], tiny["teacher"])
     prompt = next(iter(reward.prompts.values()))
-    values, _ = reward._calibration_values([prompt] * 4, ["12", "1+2", "", "77"], [False, False, False, True], [[0]] * 4)
+    values, _, _ = reward._calibration_values([prompt] * 4, ["12", "1+2", "", "77"], [False, False, False, True], [[0]] * 4)
     assert values.isnan().tolist() == [[False, False, True, True], [False, True, True, True]]
     together = aggregate(values[:, None], torch.ones(1, 4, dtype=torch.bool), "mean", 1.0)[0]
     assert together.isnan().tolist() == [False, False, True, True]

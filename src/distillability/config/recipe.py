@@ -80,6 +80,19 @@ class Teacher(_Strict):
     reward: Literal["compatibility", "length"] = Field("compatibility", description="`length` is the length-only control.")
 
 
+class Stops(_Strict):
+    """When a calibration ends before its last step; the anchor's budget ends it too. What is kept is a checkpoint from before."""
+
+    entropy_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Stop once the entropy a token is under this share of the first step's. Never by default: "
+        "a teacher that settles on one of its ways of answering loses most of its entropy and nothing else.",
+    )
+    length_factor: float | None = Field(4.0, gt=1, description="Stop once completions are this many times as long as in the first step.")
+
+
 class Calibrate(_Strict):
     """Reinforcement fine-tuning of the teacher: A = z(task) + knob · C'."""
 
@@ -107,6 +120,7 @@ class Calibrate(_Strict):
         "reverse", description="K3 with TRL's importance ratio (next-token KL(policy‖original)), or the classic form."
     )
     anchor_budget: float | None = Field(3.0, gt=0, description="Stop when the anchor exceeds this many nats a sequence.")
+    stops: Stops = Stops()
     prompts_per_step: int = Field(32, ge=1)
     num_generations: int = Field(8, ge=2, description="Completions per prompt, the GRPO group.")
     per_device_train_batch_size: int | None = Field(None, ge=1, description="Completions per micro-batch; a whole step where null.")

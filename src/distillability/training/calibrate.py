@@ -7,7 +7,6 @@ At knob 0 this is stock GRPO with `scale_rewards="group"` and the KL anchor.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,13 +15,7 @@ from typing import Any, Literal
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import (
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from distillability.config.recipe import Calibrate, Teacher
@@ -35,60 +28,49 @@ from distillability.rollouts.fast import unsupported
 from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task
 from distillability.training.compat import LeanGRPOTrainer, frozen_reference
-from distillability.training.resume import MetricsFile, last_checkpoint, whole_checkpoints
+from distillability.training.keep import go_back, save
+from distillability.training.monitors import StepRecord
+from distillability.training.resume import Checkpoint, MetricsFile, last_checkpoint, whole_checkpoints
 from distillability.training.reward import CompositeReward
+from distillability.training.stops import CalibrationStopped, Stop
 from distillability.types import Prompt
 
-__all__ = ["CompositeReward", "calibrate_teacher"]
+__all__ = ["CalibrationTrainer", "calibrate_teacher", "calibration_trainer"]
 
 
-class _CalibrationTrainer(LeanGRPOTrainer):
-    """Adds the anchor in nats a sequence to what the reward saw, and writes one line a step."""
+class CalibrationTrainer(LeanGRPOTrainer):
+    """Remembers what the loss saw of each step, beside what the reward saw, and lets no loss that is not finite pass."""
 
     reward: CompositeReward
     metrics_file: MetricsFile
-    _anchors: list[torch.Tensor]
+    _seen: list[dict[str, torch.Tensor]]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss = super()._compute_loss(model, inputs)
-        if self.last_anchor is not None:
-            self._anchors.append(self.last_anchor)
+        self._require_finite(loss)
+        seen = {"surprisal": self.last_surprisal, "tokens": inputs["completion_mask"].sum(1)}
+        self._seen.append(seen if self.last_anchor is None else seen | {"anchor": self.last_anchor})
         return loss
 
-    def pop_anchor(self) -> float | None:
-        """Mean over the step's completions of Σ_t (log π_θ − log π₀); None without a reference."""
-        anchors, self._anchors = self._anchors, []
-        if not anchors:
-            return None
-        return float(self.accelerator.gather(torch.cat(anchors)).mean())
+    def _require_finite(self, loss: torch.Tensor) -> None:
+        """Told of all processes' losses, each of them stops."""
+        losses = self.accelerator.gather(loss.detach().reshape(1))
+        if not losses.isfinite().all():
+            raise CalibrationStopped(f"the loss is {losses[~losses.isfinite()][0].item()}, in step {self.state.global_step + 1}")
 
+    def pop_step(self) -> dict[str, Any]:
+        """The metrics of the step: the reward's, and over the completions of all processes
 
-class _StepRecord(TrainerCallback):
-    """Writes the step's metrics and stops when the anchor has used up its budget.
-
-    A step's completions were drawn before its update, so what they show is the policy that the step before left behind.
-    """
-
-    def __init__(self, trainer: _CalibrationTrainer, budget: float | None, progress: Callable[[int, int], None]):
-        self.trainer, self.budget, self.progress = trainer, budget, progress
-        self.started = time.perf_counter()
-        self.stopped: str | None = None
-        self.spent_at: int | None = None
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        anchor = self.trainer.pop_anchor()
-        if state.is_world_process_zero:
-            seconds = time.perf_counter() - self.started
-            self.trainer.metrics_file.append(
-                {"step": state.global_step, **self.trainer.reward.metrics, "anchor_nats": anchor, "seconds": seconds}
-            )
-        self.progress(state.global_step, state.max_steps)
-        if anchor is not None and not math.isfinite(anchor):
-            raise FloatingPointError(f"the anchor is {anchor} at step {state.global_step}: the policy has left the finite")
-        if self.budget is not None and anchor is not None and anchor > self.budget:
-            self.stopped = f"anchor {anchor:.2f} nats a sequence is over its budget of {self.budget} after step {state.global_step - 1}"
-            self.spent_at = state.global_step - 1
-            control.should_training_stop = True
+        entropy: the mean over sampled tokens of −log π_θ, in nats, which is unbiased for the entropy of the next token.
+        anchor_nats: the mean over completions of Σ_t (log π_θ − log π₀); None without a reference.
+        """
+        seen, self._seen = self._seen, []
+        columns = {key: self.accelerator.gather(torch.cat([part[key] for part in seen])) for key in seen[0]}
+        return {
+            **self.reward.metrics,
+            "entropy": float(columns["surprisal"].sum() / columns["tokens"].sum()),
+            "anchor_nats": float(columns["anchor"].mean()) if "anchor" in columns else None,
+        }
 
 
 def calibrate_teacher(
@@ -131,17 +113,34 @@ def calibrate_teacher(
         folder=folder,
     )
     checkpoint = last_checkpoint(folder / "checkpoints")
-    trainer.metrics_file = MetricsFile(folder / "metrics.jsonl", keep_to_step=checkpoint.step if checkpoint else 0)
-    record = _StepRecord(trainer, settings.anchor_budget, progress)
+    begun, writes = checkpoint.step if checkpoint else 0, trainer.accelerator.is_main_process
+    trainer.metrics_file = MetricsFile(folder / "metrics.jsonl", begun, writes=writes)
+    record = StepRecord(trainer, settings, progress)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(record)
-    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    stop = _train(trainer, record, checkpoint)
     kept = trainer.state.global_step
-    if record.spent_at is not None:
-        kept = _go_back(trainer, loaded, folder, before=record.spent_at)
-    trainer.save_model(str(folder / "model"))
+    if stop is not None:
+        kept = go_back(trainer, loaded, folder / "checkpoints", may_keep=lambda step: step < stop.bad_from)
+    save(trainer, folder / "model")
     seconds = time.perf_counter() - record.started
-    return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "stopped": record.stopped}
+    return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "stopped": stop and stop.reason}
+
+
+def _train(trainer: CalibrationTrainer, record: StepRecord, checkpoint: Checkpoint | None) -> Stop | None:
+    """Train to the last step or until something stops it; returns what did.
+
+    Raises:
+        UserError: it broke before there was anything to keep.
+    """
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    except CalibrationStopped as stopped:
+        step = trainer.state.global_step
+        if not whole_checkpoints(Path(trainer.args.output_dir)):
+            raise UserError.single("calibrate", str(stopped), "mend what it names, then go on with --resume") from stopped
+        return Stop(str(stopped), bad_from=step + 1)
+    return record.stop
 
 
 def _rollouts(loaded: LoadedModel, max_new_tokens: int, autocast_dtype: torch.dtype | None) -> Callable[..., dict[str, Any]]:
@@ -171,7 +170,7 @@ def calibration_trainer(
     seed: int,
     autocast_dtype: torch.dtype | None,
     folder: Path,
-) -> _CalibrationTrainer:
+) -> CalibrationTrainer:
     """The trainer of `calibrate_teacher`, whose arguments these are, before its first step."""
     _require_other_models(loaded, proxies)
     reward = CompositeReward(
@@ -187,7 +186,7 @@ def calibration_trainer(
     rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in prompts]
     longest = max(len(prompt_ids(loaded.tokenizer, prompt.text)) for prompt in prompts) + max_completion_length
     ours = not settings.use_vllm and unsupported(loaded.model, longest) is None  # TRL generates where our decoder cannot
-    trainer = _CalibrationTrainer(
+    trainer = CalibrationTrainer(
         model=loaded.model,
         reward_funcs=[reward],
         args=_grpo_config(settings, loaded, max_completion_length, seed, autocast_dtype, folder),
@@ -195,7 +194,7 @@ def calibration_trainer(
         processing_class=loaded.tokenizer,
         rollout_func=_rollouts(loaded, max_completion_length, autocast_dtype) if ours else None,
     )
-    trainer.reward, trainer._anchors = reward, []
+    trainer.reward, trainer._seen = reward, []
     reward.known_reference = lambda: trainer.reference_sums
     if teacher.reward == "compatibility":
         reward.reference = _reference_scorer(trainer, loaded, settings.reference, autocast_dtype)
@@ -211,15 +210,6 @@ def _require_other_models(loaded: LoadedModel, proxies: Sequence[LoadedModel]) -
                 "the proxy is the teacher, so that compatibility is 0 for every text",
                 "give a smaller model, most naturally a student of another shape distilled from the plain teacher",
             )
-
-
-def _go_back(trainer: GRPOTrainer, loaded: LoadedModel, folder: Path, *, before: int) -> int:
-    """Load the last checkpoint from before the budget was spent, the original teacher where there is none; returns its step."""
-    within = [checkpoint for checkpoint in whole_checkpoints(folder / "checkpoints") if checkpoint.step < before]
-    source = within[-1].path if within else trainer.model.config._name_or_path
-    weights = load_model(source, trust_remote_code=loaded.trust_remote_code).model.state_dict()
-    trainer.accelerator.unwrap_model(trainer.model).load_state_dict(weights)
-    return within[-1].step if within else 0
 
 
 def _grpo_config(

@@ -11,8 +11,10 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from distillability.config.recipe import Calibrate, Teacher
+from distillability.errors import UserError
 from distillability.models.chat import completion_ids as encode_completion
 from distillability.models.chat import end_of_turn_id
+from distillability.ops.repetition import repeats
 from distillability.ops.statistics import pearson
 from distillability.rewards.aggregate import aggregate
 from distillability.rewards.compatibility import compatibility
@@ -22,22 +24,30 @@ from distillability.rewards.right import counts_as_right
 from distillability.rewards.schedule import scheduled_knob
 from distillability.scoring.likelihood import Likelihood, Scorer
 from distillability.tasks.base import Task
+from distillability.training.stops import CalibrationStopped
 from distillability.types import Grade, Prompt
 
 __all__ = ["CompositeReward"]
+
+
+class _RewardFailure(Exception):
+    """A completion could not be graded or scored; the message says what failed and why."""
 
 
 @dataclass(frozen=True)
 class _Scored:
     """One completion: `values` are C by each proxy, or the length alone, nan where missing.
 
-    reused: the share of its batch that the anchor's reference served.
+    plain_logprob: log π₀ of it, end of turn included, None where nobody has computed it. reused: the share of its batch that the anchor's
+    reference served.
     """
 
     text: str
     truncated: bool
+    repeats: bool
     grade: Grade
     values: tuple[float, ...]
+    plain_logprob: float | None
     reused: float | None
 
 
@@ -67,19 +77,45 @@ class CompositeReward:
     def __call__(
         self, prompts: Sequence[Any], completion_ids: Sequence[list[int]], prompt_id: Sequence[str], trainer_state: Any, **_: Any
     ) -> list[float]:
-        questions = [self.prompts[key] for key in prompt_id]
-        texts, truncated = self._decode(completion_ids)
+        try:
+            mine: list[_Scored] | str = self._score([self.prompts[key] for key in prompt_id], completion_ids)
+        except _RewardFailure as failure:
+            mine = str(failure)
+        found = gather_object([mine])  # what is written describes all processes' completions, and what stops one stops all
+        for part in found:
+            if isinstance(part, str):
+                raise CalibrationStopped(f"{part}, in step {trainer_state.global_step + 1}")
+        advantages, self.metrics = self._compose([row for part in found for row in part], trainer_state.global_step)
+        own = PartialState().process_index * len(prompt_id)
+        return advantages[own : own + len(prompt_id)]
+
+    def _score(self, questions: Sequence[Prompt], ids: Sequence[list[int]]) -> list[_Scored]:
+        texts, truncated = self._decode(ids)
         grades = [
-            Grade(right=False) if cut else self.task.grade(question, text)
+            Grade(right=False) if cut else self._grade(question, text)
             for question, text, cut in zip(questions, texts, truncated, strict=True)
         ]
-        values, reused = self._calibration_values(questions, texts, truncated, completion_ids)
-        columns = texts, truncated, grades, map(tuple, values.T.tolist()), [reused] * len(texts)
-        scored = [_Scored(*row) for row in zip(*columns, strict=True)]
-        # What is written describes all processes' completions.
-        advantages, self.metrics = self._compose(gather_object(scored), trainer_state.global_step)
-        own = PartialState().process_index * len(texts)
-        return advantages[own : own + len(texts)]
+        try:
+            values, plain, reused = self._calibration_values(questions, texts, truncated, ids)
+        except UserError as error:  # a model that gives no finite likelihood, or a text beyond its context
+            raise _RewardFailure("; ".join(f"{problem.where}: {problem.what}" for problem in error.problems)) from error
+        end = end_of_turn_id(self.policy_tokenizer)
+        looping = [repeats(row if cut else row[: row.index(end)]) for row, cut in zip(ids, truncated, strict=True)]
+        columns = zip(texts, truncated, looping, grades, values.T.tolist(), plain, strict=True)
+        return [_Scored(text, cut, loops, grade, tuple(own), logprob, reused) for text, cut, loops, grade, own, logprob in columns]
+
+    def _grade(self, question: Prompt, text: str) -> Grade:
+        """The task's grade; a grader is the user's own code, so what it raises is named and ends the calibration."""
+        where = f"the grader of {self.task.name}, on prompt {question.id},"
+        try:
+            grade = self.task.grade(question, text)
+        except Exception as error:
+            raise _RewardFailure(f"{where} raised {type(error).__name__}: {error}") from error
+        for name in ("right", "right_steps", "answer_only"):
+            value = getattr(grade, name)
+            if value not in (True, False) and (value is not None or name == "right"):
+                raise _RewardFailure(f"{where} returned {name} = {value!r}")
+        return grade
 
     def _compose(self, scored: Sequence[_Scored], step: int) -> tuple[list[float], dict[str, Any]]:
         """The advantage of every completion of whole groups, and what the report's curves show."""
@@ -115,32 +151,46 @@ class CompositeReward:
 
     def _calibration_values(
         self, questions: Sequence[Prompt], texts: Sequence[str], truncated: Sequence[bool], ids: Sequence[list[int]]
-    ) -> tuple[torch.Tensor, float | None]:
+    ) -> tuple[torch.Tensor, list[float | None], float | None]:
         """C of every completion by each proxy, [K, N] float64, or the length [1, N], nan where missing; equal texts are scored once.
 
-        Returns also the share of the texts scored for which the anchor's log-probabilities of π₀ served.
+        Returns also log π₀ of every completion, None where nobody knows it, and the share of the texts scored for which the anchor's
+        log-probabilities of π₀ served.
         """
-        if self.teacher.reward == "length":
-            return length_reward(texts, truncated)[None], None
-        if not self.proxies or self.reference is None:
-            raise ValueError("the compatibility reward needs a proxy and a reference scorer")
         keys = [(question.text, text, cut) for question, text, cut in zip(questions, texts, truncated, strict=True)]
         rows = {key: row for row, key in reversed(list(enumerate(keys)))}
-        asked, answers, cut = zip(*rows, strict=True)
-        known = self._known_likelihoods(answers, cut, [ids[row] for row in rows.values()], list(rows.values()))
-        unknown = [position for position, found in enumerate(known) if found is None]
-        rescored = self.reference.score(*([column[position] for position in unknown] for column in (asked, answers, cut)))
-        for position, likelihood in zip(unknown, rescored, strict=True):
-            known[position] = likelihood
-        values = [compatibility(proxy.score(asked, answers, cut), known, self.settings.normaliser) for proxy in self.proxies]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        _, answers, cut = columns
+        plain = self._known_likelihoods(answers, cut, [ids[row] for row in rows.values()], list(rows.values()))
+        reused = None
+        if self.teacher.reward == "length":
+            values = length_reward(answers, cut)[None]
+        else:
+            reference = self._reference_likelihoods(columns, plain)
+            values = torch.stack([compatibility(proxy.score(*columns), reference, self.settings.normaliser) for proxy in self.proxies])
+            reused = sum(a is b for a, b in zip(plain, reference, strict=True) if a is not None) / len(rows)
+            plain = reference if self.settings.reference == "original" else plain
         position_of = {key: position for position, key in enumerate(rows)}
-        return torch.stack(values)[:, [position_of[key] for key in keys]], 1 - len(unknown) / len(rows)
+        places = [position_of[key] for key in keys]
+        known = [None if likelihood is None else likelihood.logprob for likelihood in plain]
+        return values[:, places], [known[place] for place in places], reused
+
+    def _reference_likelihoods(self, columns: Sequence[list[Any]], plain: Sequence[Likelihood | None]) -> list[Likelihood | None]:
+        """Of texts under π_ref; what the anchor knows already is taken where π_ref is the original teacher."""
+        if self.reference is None:
+            raise ValueError("the compatibility reward needs a reference scorer")
+        found = [likelihood if self.settings.reference == "original" else None for likelihood in plain]
+        unknown = [position for position, likelihood in enumerate(found) if likelihood is None]
+        rescored = self.reference.score(*([column[position] for position in unknown] for column in columns))
+        for position, likelihood in zip(unknown, rescored, strict=True):
+            found[position] = likelihood
+        return found
 
     def _known_likelihoods(
         self, texts: Sequence[str], truncated: Sequence[bool], ids: Sequence[list[int]], rows: Sequence[int]
     ) -> list[Likelihood | None]:
         """What the anchor knows of π₀, at temperature 1: for each text that encodes to the very ids that were sampled."""
-        sums = self.known_reference() if self.settings.reference == "original" else None
+        sums = self.known_reference()
         if sums is None:
             return [None] * len(texts)
         end = end_of_turn_id(self.policy_tokenizer)
@@ -166,12 +216,20 @@ class CompositeReward:
             "compatibility_by_proxy": [_mean_where(row, right) for row in values],
             "bytes": lengths.mean().item(),
             "truncated": sum(row.truncated for row in scored) / n,
+            "repeated": sum(row.repeats for row in scored) / n,
+            "nats_per_byte_under_plain": _nats_per_byte(scored),
             "distinct": len({(index // self.settings.num_generations, row.text) for index, row in enumerate(scored)}) / n,
             "correlation_compatibility_bytes": pearson(mean[counted], lengths[counted]),
             "modes": {mode: sum(grade.mode == mode for grade in grades) / n for mode in self.task.modes},
             "answer_only": sum(bool(grade.answer_only) for grade in grades) / n,
             "reference_reused": sum(reused) / len(reused) if reused else None,
         }
+
+
+def _nats_per_byte(scored: Sequence[_Scored]) -> float | None:
+    """−Σ log π₀ over Σ bytes of the completions of which log π₀ is known."""
+    known = [(row.plain_logprob, len(row.text.encode())) for row in scored if row.plain_logprob is not None]
+    return -sum(logprob for logprob, _ in known) / sum(count for _, count in known) if known else None
 
 
 def _mean_where(values: torch.Tensor, counted: torch.Tensor) -> float | None:
