@@ -196,24 +196,28 @@ def test_two_processes_are_one(tiny: dict[str, Path], tmp_path: Path, monkeypatc
         assert a["compatibility"] == pytest.approx(b["compatibility"], rel=1e-4)
 
 
-def test_a_killed_calibration_resumes_to_the_same_weights(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _calibrate(tiny, tmp_path / "whole", knob=1.0)
+@pytest.mark.parametrize("max_steps", [3, 5])
+def test_a_killed_calibration_resumes_to_the_same_weights(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_steps: int
+) -> None:
+    """Also where there are prompts for three steps only, and it went on to a fourth."""
+    _calibrate(tiny, tmp_path / "whole", knob=1.0, max_steps=max_steps)
 
     class Killed(BaseException):
         pass
 
-    def kill_in_step_3(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs["trainer_state"].global_step == 2:
+    def kill_in_last_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs["trainer_state"].global_step == max_steps - 1:
             raise Killed
         return call(self, *args, **kwargs)
 
     call = CompositeReward.__call__
-    monkeypatch.setattr(CompositeReward, "__call__", kill_in_step_3)
+    monkeypatch.setattr(CompositeReward, "__call__", kill_in_last_step)
     with pytest.raises(Killed):
-        _calibrate(tiny, tmp_path / "killed", knob=1.0)
+        _calibrate(tiny, tmp_path / "killed", knob=1.0, max_steps=max_steps)
     monkeypatch.undo()
     assert not (tmp_path / "killed" / "model").exists()
-    _calibrate(tiny, tmp_path / "killed", knob=1.0)
+    _calibrate(tiny, tmp_path / "killed", knob=1.0, max_steps=max_steps)
     assert torch.equal(_weights(tmp_path / "killed"), _weights(tmp_path / "whole"))
     whole, resumed = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed"))
     for a, b in zip(whole, resumed, strict=True):

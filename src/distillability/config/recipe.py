@@ -80,6 +80,22 @@ class Teacher(_Strict):
     reward: Literal["compatibility", "length"] = Field("compatibility", description="`length` is the length-only control.")
 
 
+class AccuracyFloor(_Strict):
+    """Held-out accuracy that a teacher keeps while it is calibrated: sampled, on the validate split, of answers that count as right.
+
+    The nearer its lower bound comes from above, the less C counts; the checkpoint kept is the last whose lower bound is above the floor.
+    """
+
+    accuracy: float = Field(gt=0, lt=1, description="The floor, a share of the answers; below the plain teacher's.")
+    margin: float = Field(
+        0.02, gt=0, lt=1, description="Under the floor by this much, C counts half; by more, not at all until the floor is reached again."
+    )
+    eval_steps: int = Field(10, ge=1, description="A measurement, and a checkpoint, every so many steps and after the last.")
+    completions: int = Field(512, ge=512, description="Completions of a measurement, one a prompt where there are as many.")
+    confidence: float = Field(0.9, gt=0.5, lt=1, description="Of the one-sided lower bound.")
+    patience: int = Field(3, ge=1, description="Measurements in a row under the floor that stop the calibration.")
+
+
 class Stops(_Strict):
     """When a calibration ends before its last step; the anchor's budget ends it too. What is kept is a checkpoint from before."""
 
@@ -120,6 +136,7 @@ class Calibrate(_Strict):
         "reverse", description="K3 with TRL's importance ratio (next-token KL(policy‖original)), or the classic form."
     )
     anchor_budget: float | None = Field(3.0, gt=0, description="Stop when the anchor exceeds this many nats a sequence.")
+    accuracy_floor: AccuracyFloor | None = Field(None, description="Held-out accuracy to keep; none by default.")
     stops: Stops = Stops()
     prompts_per_step: int = Field(32, ge=1)
     num_generations: int = Field(8, ge=2, description="Completions per prompt, the GRPO group.")

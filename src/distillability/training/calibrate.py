@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from distillability.rollouts.fast import unsupported
 from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task
 from distillability.training.compat import LeanGRPOTrainer, frozen_reference
+from distillability.training.floor import Floor, held_out_accuracy
 from distillability.training.keep import go_back, save
 from distillability.training.monitors import StepRecord
 from distillability.training.resume import Checkpoint, MetricsFile, last_checkpoint, whole_checkpoints
@@ -43,6 +45,7 @@ class CalibrationTrainer(LeanGRPOTrainer):
 
     reward: CompositeReward
     metrics_file: MetricsFile
+    floor: Floor | None = None
     _seen: list[dict[str, torch.Tensor]]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -97,7 +100,7 @@ def calibrate_teacher(
         scale: s_C of the plain teacher for this reward, in the reward's unit.
 
     Returns:
-        steps done, seconds of training, and why it stopped early (None where it did not).
+        steps done, the step whose weights were kept, seconds of training, and why it stopped early (None where it did not).
     """
     trainer = calibration_trainer(
         loaded=loaded,
@@ -116,12 +119,12 @@ def calibrate_teacher(
     begun, writes = checkpoint.step if checkpoint else 0, trainer.accelerator.is_main_process
     trainer.metrics_file = MetricsFile(folder / "metrics.jsonl", begun, writes=writes)
     record = StepRecord(trainer, settings, progress)
+    if settings.accuracy_floor is not None:
+        trainer.floor = trainer.reward.floor = _floor(trainer, loaded, seed, max_completion_length, autocast_dtype, folder, begun)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(record)
     stop = _train(trainer, record, checkpoint)
-    kept = trainer.state.global_step
-    if stop is not None:
-        kept = go_back(trainer, loaded, folder / "checkpoints", may_keep=lambda step: step < stop.bad_from)
+    kept = _keep(trainer, loaded, folder / "checkpoints", stop)
     save(trainer, folder / "model")
     seconds = time.perf_counter() - record.started
     return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "stopped": stop and stop.reason}
@@ -134,6 +137,8 @@ def _train(trainer: CalibrationTrainer, record: StepRecord, checkpoint: Checkpoi
         UserError: it broke before there was anything to keep.
     """
     try:
+        if trainer.floor is not None:
+            trainer.floor.begin()
         trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
     except CalibrationStopped as stopped:
         step = trainer.state.global_step
@@ -143,11 +148,47 @@ def _train(trainer: CalibrationTrainer, record: StepRecord, checkpoint: Checkpoi
     return record.stop
 
 
+def _keep(trainer: CalibrationTrainer, loaded: LoadedModel, checkpoints: Path, stop: Stop | None) -> int:
+    """Go back to the last weights that nothing objects to; returns their step."""
+
+    def may_keep(step: int) -> bool:
+        return (stop is None or step < stop.bad_from) and (trainer.floor is None or trainer.floor.holds(step))
+
+    now = int(trainer.state.global_step)
+    return now if may_keep(now) else go_back(trainer, loaded, checkpoints, may_keep=may_keep)
+
+
+def _floor(
+    trainer: CalibrationTrainer,
+    loaded: LoadedModel,
+    seed: int,
+    max_completion_length: int,
+    autocast_dtype: torch.dtype | None,
+    folder: Path,
+    begun: int,
+) -> Floor:
+    """The accuracy floor of a calibration that has done `begun` steps."""
+    reward, settings = trainer.reward, trainer.reward.settings.accuracy_floor
+    if settings is None:
+        raise ValueError("no accuracy floor is asked for")
+    measure = held_out_accuracy(
+        lambda: replace(loaded, model=trainer.accelerator.unwrap_model(trainer.model)),
+        reward.task,
+        reward.settings,
+        completions=settings.completions,
+        max_completion_length=max_completion_length,
+        seed=seed,
+        autocast_dtype=autocast_dtype,
+    )
+    file = MetricsFile(folder / "accuracy_floor.jsonl", begun, writes=trainer.accelerator.is_main_process)
+    return Floor(settings, measure, file)
+
+
 def _rollouts(loaded: LoadedModel, max_new_tokens: int, autocast_dtype: torch.dtype | None) -> Callable[..., dict[str, Any]]:
     """TRL's `rollout_func`: sampled at temperature 1 with the policy's weights of the moment."""
 
     def roll_out(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
-        policy = LoadedModel(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, loaded.reference)
+        policy = replace(loaded, model=trainer.accelerator.unwrap_model(trainer.model))
         texts = [message["content"] for (message,) in prompts]
         rendered = {text: prompt_ids(loaded.tokenizer, text) for text in dict.fromkeys(texts)}
         encoded = [rendered[text] for text in texts]
@@ -183,7 +224,10 @@ def calibration_trainer(
         reference=None,
         prompts={prompt.id: prompt for prompt in prompts},
     )
+    # Too few prompts are repeated here: a second epoch draws its order from a generator that a resumed trainer has not moved on.
+    needed = settings.prompts_per_step * settings.max_steps * PartialState().num_processes
     rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in prompts]
+    rows *= -(-needed // len(rows))
     longest = max(len(prompt_ids(loaded.tokenizer, prompt.text)) for prompt in prompts) + max_completion_length
     ours = not settings.use_vllm and unsupported(loaded.model, longest) is None  # TRL generates where our decoder cannot
     trainer = CalibrationTrainer(
@@ -246,7 +290,6 @@ def _grpo_config(
         seed=seed,
         data_seed=seed,
         save_steps=settings.save_steps,
-        save_total_limit=4,
         logging_steps=settings.max_steps + 1,
         report_to="none",
         disable_tqdm=True,

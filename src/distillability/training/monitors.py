@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distillability.config.recipe import Calibrate
-from distillability.training.resume import MetricsFile
+from distillability.training.floor import Floor
+from distillability.training.resume import MetricsFile, prune
 from distillability.training.stops import CalibrationStopped, Stop, Watched, find_stop
 
 __all__ = ["StepRecord", "SteppingTrainer"]
@@ -21,12 +23,13 @@ class SteppingTrainer(Protocol):
     """What the record asks of a trainer."""
 
     metrics_file: MetricsFile
+    floor: Floor | None
 
     def pop_step(self) -> dict[str, Any]: ...
 
 
 class StepRecord(TrainerCallback):
-    """Writes a line of metrics for every step, and stops where a rule objects.
+    """Writes a line of metrics for every step, measures the accuracy floor when that is due, and stops where a rule objects.
 
     A step's completions were drawn before its update, so what they show is the policy that the step before left behind.
     """
@@ -47,7 +50,16 @@ class StepRecord(TrainerCallback):
         metrics = self.trainer.metrics_file
         metrics.append({key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()})
         self.progress(state.global_step, state.max_steps)
-        self.stop = find_stop(Watched(row, metrics.rows[0], self.settings))
+        floor = self.trainer.floor
+        if floor is not None and floor.is_due(state.global_step, state.max_steps):
+            floor.measure(state.global_step)
+            control.should_save = True  # weights that were measured can be come back to
+        self.stop = find_stop(Watched(row, metrics.rows[0], self.settings, floor.file.rows if floor else ()))
         if self.stop is not None:
             control.should_training_stop = True
             control.should_save = False  # what a rule objects to is no checkpoint to come back to
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        floor = self.trainer.floor
+        if state.is_world_process_zero:
+            prune(Path(str(args.output_dir)), keep=lambda step: floor is not None and floor.holds(step))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distillability.files import write_jsonl
 
-__all__ = ["Checkpoint", "MetricsFile", "last_checkpoint", "whole_checkpoints"]
+__all__ = ["Checkpoint", "MetricsFile", "last_checkpoint", "prune", "whole_checkpoints"]
 
 # `trainer_state.json` alone does not prove a whole checkpoint: a kill can fall between any two of these files.
 _PARTS = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "model.safetensors")
@@ -38,6 +40,15 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
         if path.name.removeprefix("checkpoint-").isdigit() and _is_whole(path)
     ]
     return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def prune(folder: Path, *, keep: Callable[[int], bool], newest: int = 4) -> None:
+    """Delete old checkpoints: all but the newest ones, and the newest of those whose step is to be kept."""
+    found = whole_checkpoints(folder)
+    wanted = [checkpoint for checkpoint in found if keep(checkpoint.step)][-1:]
+    for checkpoint in found[:-newest]:
+        if checkpoint not in wanted:
+            shutil.rmtree(checkpoint.path)
 
 
 def _is_whole(path: Path) -> bool:

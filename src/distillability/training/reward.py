@@ -24,14 +24,12 @@ from distillability.rewards.right import counts_as_right
 from distillability.rewards.schedule import scheduled_knob
 from distillability.scoring.likelihood import Likelihood, Scorer
 from distillability.tasks.base import Task
+from distillability.training.floor import Floor
+from distillability.training.grading import RewardFailure, grade_text
 from distillability.training.stops import CalibrationStopped
 from distillability.types import Grade, Prompt
 
 __all__ = ["CompositeReward"]
-
-
-class _RewardFailure(Exception):
-    """A completion could not be graded or scored; the message says what failed and why."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,7 @@ class CompositeReward:
     reference: Scorer | None
     prompts: dict[str, Prompt]
     known_reference: Callable[[], torch.Tensor | None] = lambda: None
+    floor: Floor | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     __name__: str = "advantage"
 
@@ -79,7 +78,7 @@ class CompositeReward:
     ) -> list[float]:
         try:
             mine: list[_Scored] | str = self._score([self.prompts[key] for key in prompt_id], completion_ids)
-        except _RewardFailure as failure:
+        except RewardFailure as failure:
             mine = str(failure)
         found = gather_object([mine])  # what is written describes all processes' completions, and what stops one stops all
         for part in found:
@@ -91,40 +90,22 @@ class CompositeReward:
 
     def _score(self, questions: Sequence[Prompt], ids: Sequence[list[int]]) -> list[_Scored]:
         texts, truncated = self._decode(ids)
-        grades = [
-            Grade(right=False) if cut else self._grade(question, text)
-            for question, text, cut in zip(questions, texts, truncated, strict=True)
-        ]
+        grades = [grade_text(self.task, *row) for row in zip(questions, texts, truncated, strict=True)]
         try:
             values, plain, reused = self._calibration_values(questions, texts, truncated, ids)
         except UserError as error:  # a model that gives no finite likelihood, or a text beyond its context
-            raise _RewardFailure("; ".join(f"{problem.where}: {problem.what}" for problem in error.problems)) from error
+            raise RewardFailure("; ".join(f"{problem.where}: {problem.what}" for problem in error.problems)) from error
         end = end_of_turn_id(self.policy_tokenizer)
         looping = [repeats(row if cut else row[: row.index(end)]) for row, cut in zip(ids, truncated, strict=True)]
         columns = zip(texts, truncated, looping, grades, values.T.tolist(), plain, strict=True)
         return [_Scored(text, cut, loops, grade, tuple(own), logprob, reused) for text, cut, loops, grade, own, logprob in columns]
-
-    def _grade(self, question: Prompt, text: str) -> Grade:
-        """The task's grade; a grader is the user's own code, so what it raises is named and ends the calibration."""
-        where = f"the grader of {self.task.name}, on prompt {question.id},"
-        try:
-            grade = self.task.grade(question, text)
-        except Exception as error:
-            raise _RewardFailure(f"{where} raised {type(error).__name__}: {error}") from error
-        for name in ("right", "right_steps", "answer_only"):
-            value = getattr(grade, name)
-            if value not in (True, False) and (value is not None or name == "right"):
-                raise _RewardFailure(f"{where} returned {name} = {value!r}")
-        return grade
 
     def _compose(self, scored: Sequence[_Scored], step: int) -> tuple[list[float], dict[str, Any]]:
         """The advantage of every completion of whole groups, and what the report's curves show."""
         right = torch.tensor([self._counts_as_right(row.grade) for row in scored])
         values = torch.tensor([row.values for row in scored], dtype=torch.float64).T
         shape, settings = (-1, self.settings.num_generations), self.settings
-        knob = scheduled_knob(
-            self.teacher.knob, settings.knob_schedule, warmup_share=settings.knob_warmup, step=step, max_steps=settings.max_steps
-        )
+        knob, multiplier = self._knob(step)
         counted = right if settings.gate == "correct" else torch.ones_like(right)
         advantage = compose_advantage(
             task_reward=right.double().view(shape),
@@ -135,8 +116,20 @@ class CompositeReward:
             form=settings.advantage,
             clip=settings.clip,
             gate=settings.gate,
+            floor_multiplier=multiplier,
         )
-        return advantage.advantage.flatten().tolist(), {"knob": knob} | self._describe(scored, right, values) | advantage.metrics
+        told = {"knob": knob / (1 + multiplier)} | self._describe(scored, right, values) | advantage.metrics
+        return advantage.advantage.flatten().tolist(), told
+
+    def _knob(self, step: int) -> tuple[float, float]:
+        """η of this step, and λ of the accuracy floor."""
+        settings = self.settings
+        knob = scheduled_knob(
+            self.teacher.knob, settings.knob_schedule, warmup_share=settings.knob_warmup, step=step, max_steps=settings.max_steps
+        )
+        if self.floor is None:
+            return knob, 0.0
+        return (0.0 if self.floor.silent else knob), self.floor.multiplier
 
     def _decode(self, completion_ids: Sequence[list[int]]) -> tuple[list[str], list[bool]]:
         """Texts as the policy's tokenizer decodes them; a completion without its end of turn was cut off."""

@@ -32,12 +32,13 @@ class Stop:
 class Watched:
     """What rules look at.
 
-    row: the metrics of the step that has just ended; first: those of the first step.
+    row: the metrics of the step that has just ended; first: those of the first step; measurements: of the accuracy floor, so far.
     """
 
     row: dict[str, Any]
     first: dict[str, Any]
     settings: Calibrate
+    measurements: Sequence[dict[str, Any]] = ()
 
     @property
     def seen(self) -> int:
@@ -84,7 +85,18 @@ def length_ran_away(watched: Watched) -> Stop | None:
     return Stop(f"completions are {factor:.1f} times as long as in the first step, over {most:g}, after step {watched.seen}", watched.seen)
 
 
-RULES: Sequence[Rule] = (not_finite, anchor_over_budget, entropy_collapsed, length_ran_away)
+def accuracy_under_floor(watched: Watched) -> Stop | None:
+    """What several measurements in a row found under the floor will hardly come back."""
+    floor = watched.settings.accuracy_floor
+    last = [] if floor is None else list(watched.measurements[-floor.patience :])
+    if floor is None or len(last) < floor.patience or any(row["low"] >= floor.accuracy for row in last):
+        return None
+    lows = ", ".join(f"{row['low']:.3f}" for row in last)
+    reason = f"held-out accuracy is under its floor of {floor.accuracy:g} (lower bounds {lows}) after step {last[-1]['step']}"
+    return Stop(reason, bad_from=last[0]["step"])
+
+
+RULES: Sequence[Rule] = (not_finite, anchor_over_budget, entropy_collapsed, length_ran_away, accuracy_under_floor)
 
 
 def find_stop(watched: Watched, rules: Sequence[Rule] = RULES) -> Stop | None:
