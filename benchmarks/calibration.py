@@ -226,7 +226,7 @@ def _of_trl(
         args = _grpo_config(_in_four(shape.settings), loaded, shape.length, 0, dtype, output)
     if side in ("trl_checkpointed", "trl_as_it_comes"):
         default = GRPOConfig(output_dir=str(output), use_cpu=True, report_to="none")
-        args.gradient_checkpointing = default.gradient_checkpointing
+        args.activation_checkpointing = args.gradient_checkpointing = default.activation_checkpointing
     if side == "trl_as_it_comes":
         args.bf16 = default.bf16
     rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in prompts]

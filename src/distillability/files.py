@@ -54,14 +54,23 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path` when the block ends without an error."""
+def new_folder(path: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` when the block ends without an error.
+
+    Args:
+        replace: what is there already; else it is kept, as the work of another process, and the new one is dropped.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
+        if replace:
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if replace or not path.is_dir():
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

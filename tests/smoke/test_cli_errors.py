@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from distillability.cli import app
 from distillability.results import Results, RunInfo, write_results
+from tiny import tiny_gguf
 
 CHARACTERS = "0123456789+-*=;#>so:"
 ESCAPE = "\x1b[31m\x9b\u202e"
@@ -159,8 +160,41 @@ def test_a_folder_that_is_no_model() -> None:
 
 
 def test_a_file_in_the_place_of_a_model() -> None:
+    Path("model.bin").touch()
+    assert "a file, not a model folder" in invoke("validate", make_recipe({"proxy": "./model.bin"}))
+
+
+def test_a_gguf_that_is_none() -> None:
     Path("model.gguf").touch()
-    assert "a file, not a model folder" in invoke("validate", make_recipe({"proxy": "./model.gguf"}))
+    message = invoke("run", make_recipe({"teacher": "./model.gguf", "proxy": "./other.gguf"}))
+    assert "tasks.maths.teacher = model.gguf: not a GGUF file" in message
+    assert "tasks.maths.proxy = ./other.gguf: there is no such file" in message
+    assert not Path("runs").exists()
+
+
+def test_converting_what_is_no_gguf() -> None:
+    Path("model.gguf").touch()
+    assert "model.gguf: not a GGUF file" in invoke("convert", "model.gguf", "folder")
+    assert "missing.gguf: there is no such file" in invoke("convert", "missing.gguf", "folder")
+    assert not Path("folder").exists()
+
+
+def test_converting_into_a_folder_that_exists() -> None:
+    Path("folder").mkdir()
+    assert "folder: it exists already" in invoke("convert", "model.gguf", "folder")
+
+
+def test_converting_prints_what_it_did() -> None:
+    tiny_gguf(Path("model.gguf"))
+    assert "mended: digits stand alone) to folder" in invoke("convert", "model.gguf", "folder", code=0)
+    assert json.loads(invoke("convert", "model.gguf", "again", "--json", code=0))["mended"] == ["digits stand alone"]
+    assert "no problems found" in invoke("validate", make_recipe({"teacher": "./folder", "proxy": "./model.gguf"}), code=0)
+
+
+def test_a_gguf_of_another_vocabulary_than_its_teacher() -> None:
+    tiny_gguf(Path("model.gguf"))
+    message = invoke("validate", make_recipe({"student": "./model.gguf"}, arms('sources = ["plain"]\nobjectives = ["forward_kl"]')))
+    assert "tasks.maths.student = ./model.gguf: forward_kl compare logits token by token, but the teacher has 20 tokens" in message
 
 
 def test_a_config_that_is_not_json() -> None:

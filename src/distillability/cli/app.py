@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from distillability.cli.convert import convert
 from distillability.cli.env import env
 from distillability.cli.lab import lab
 from distillability.cli.report import report
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 for name, (told, _) in STAGE_VERBS.items():
     app.command(name, help=told)(stage_verb(name))
-for verb in (report, validate, show, schema, env):
+for verb in (report, validate, show, schema, convert, env):
     app.command()(verb)
 app.add_typer(lab, name="lab")
 

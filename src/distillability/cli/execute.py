@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +13,10 @@ from distillability.cli.console import guarded, say
 from distillability.errors import UserError
 
 if TYPE_CHECKING:
+    from distillability.config.recipe import Recipe
     from distillability.stages.folder import RunFolder
 
-__all__ = ["execute", "prepare"]
+__all__ = ["execute", "prepare", "require_torch"]
 
 
 def execute(
@@ -40,8 +41,8 @@ def execute(
         return f"What is finished is kept; continue with:\n    distillability {verb} {shlex.quote(str(folder.path))} --resume"
 
     with guarded(debug=debug, as_json=as_json, on_interrupt=how_to_go_on):
-        folder = prepare(target, out=out, overrides=overrides, resume=resume, force=force)
         quiet = quiet or as_json
+        folder = prepare(target, out=out, overrides=overrides, resume=resume, force=force, quiet=quiet)
         if not quiet:
             say(f"run folder: {folder.path}")
         from distillability.stages.run import run
@@ -53,8 +54,18 @@ def execute(
             summarise(folder, as_json=as_json)
 
 
-def prepare(target: Path, *, out: Path | None, overrides: Sequence[str], resume: bool, force: bool) -> RunFolder:
-    """The run folder of a recipe or of a run, once nothing is known to be wrong.
+def require_torch(what: str) -> None:
+    """Raise where the package was installed without what computes.
+
+    Raises:
+        UserError: torch is not installed.
+    """
+    if find_spec("torch") is None:
+        raise UserError.single("torch", f"not installed, and {what} needs it", "pip install 'distillability[train]'")
+
+
+def prepare(target: Path, *, out: Path | None, overrides: Sequence[str], resume: bool, force: bool, quiet: bool = False) -> RunFolder:
+    """The run folder of a recipe or of a run, once nothing is known to be wrong and every GGUF file has been converted.
 
     Raises:
         UserError: all problems of the recipe, of its models and data, and of the folder.
@@ -63,8 +74,7 @@ def prepare(target: Path, *, out: Path | None, overrides: Sequence[str], resume:
     from distillability.stages.folder import RunFolder, folder_problems
     from distillability.stages.preflight import find_problems
 
-    if find_spec("torch") is None:
-        raise UserError.single("torch", "not installed, and running a recipe needs it", "pip install 'distillability[train]'")
+    require_torch("running a recipe")
     if target.is_dir():
         RunFolder.open(target)
         if out is not None and out.resolve() != target.resolve():
@@ -79,4 +89,18 @@ def prepare(target: Path, *, out: Path | None, overrides: Sequence[str], resume:
             problems += folder_problems(path, recipe, resume=resume)
     if problems or recipe is None:
         raise UserError(problems)
+    _convert_models(recipe, (lambda line: None) if quiet else say)
     return RunFolder.create(path, recipe, resume=resume, command=["distillability", *sys.argv[1:]])
+
+
+def _convert_models(recipe: Recipe, tell: Callable[[str], None]) -> None:
+    """Convert the GGUF files that a recipe names before any of its processes asks for one."""
+    from distillability.models.gguf import is_gguf
+
+    named = dict.fromkeys(reference for task in recipe.tasks for reference in (task.teacher, task.proxy, task.student))
+    files = [reference for reference in named if is_gguf(reference)]
+    if files:
+        from distillability.models.convert import as_folder
+
+        for reference in files:
+            as_folder(reference, tell)

@@ -32,7 +32,7 @@ class _TaskBase(_Strict):
     """What every task needs: its three models and the attacker's budget."""
 
     name: str = Field("", description="Name in tables and folders; the type's name where empty.")
-    teacher: str = Field(description="Hub id, local folder, or lab:FAMILY/NAME.")
+    teacher: str = Field(description="Hub id, local folder, .gguf file, or lab:FAMILY/NAME.")
     proxy: str = Field(description="Stands in for the students during calibration. Any tokenizer.")
     proxies: list[str] = Field(
         default_factory=list, description="Further proxies beside it; calibrate.proxy_aggregate makes one C of theirs all."

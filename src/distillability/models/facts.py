@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from distillability.errors import UserError
+from distillability.models.gguf import (
+    GgufHeader,
+    is_gguf,
+    read_header,
+    require_convertible,
+)
 from distillability.models.locate import locate
 
 __all__ = ["ModelFacts", "read_facts"]
@@ -27,11 +33,11 @@ _ENCODERS = frozenset(
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model folder as its configuration and tokenizer files describe it.
+    """A model as its configuration and tokenizer files describe it.
 
     Attributes:
         reference: what the user called the model.
-        folder: where its files are.
+        folder: where its files are; the file itself where it is a GGUF.
         config: `config.json`.
         is_local: all its files are here; of a hub model only the small ones are.
     """
@@ -100,19 +106,48 @@ class ModelFacts:
         return {**dict(pairs), **{token["content"]: token["id"] for token in content.get("added_tokens", [])}}
 
 
+@dataclass(frozen=True)
+class _GgufFacts(ModelFacts):
+    """The same of a GGUF file, from its header."""
+
+    header: GgufHeader = field(kw_only=True)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return "tokenizer.ggml.model" in self.header.metadata
+
+    @property
+    def has_chat_template(self) -> bool:
+        return "tokenizer.chat_template" in self.header.metadata
+
+    @property
+    def has_safetensors(self) -> bool:
+        return True  # not of the file, but of what it is converted to before anything loads it
+
+    @cached_property
+    def vocabulary(self) -> dict[str, int] | None:
+        return self.header.vocabulary
+
+
 def read_facts(reference: str) -> ModelFacts:
-    """The facts of one model; of a hub model only the small files are fetched.
+    """The facts of one model; of a hub model only the small files are fetched, of a GGUF file only the header is read.
 
     Raises:
-        UserError: there is no such model, or it is not a model folder.
+        UserError: there is no such model, or it is not a model folder, or a GGUF file that cannot be converted.
     """
     path = Path(locate(reference))
+    if is_gguf(path):
+        header = read_header(path)
+        require_convertible(path, header)
+        return _GgufFacts(reference, path, header.config, header=header)
     is_local = path.exists()
     if not is_local:
         path = _fetch(reference)
     if path.is_file():
         raise UserError.single(
-            reference, "a file, not a model folder", "give the folder that holds config.json, the tokenizer and *.safetensors"
+            reference,
+            "a file, not a model folder",
+            "give a .gguf file, or the folder with config.json, the tokenizer and *.safetensors",
         )
     if not (path / "config.json").is_file():
         raise UserError.single(reference, "not a model: the folder has no config.json", "give a folder written by save_pretrained")

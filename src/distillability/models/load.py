@@ -1,4 +1,4 @@
-"""Loading a model and its tokenizer: the lab's, a local folder, or a hub id."""
+"""Loading a model and its tokenizer: the lab's, a local folder, a GGUF file, or a hub id."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from distillability.errors import UserError
-from distillability.models.locate import locate
+from distillability.models.convert import as_folder
 
 transformers_logging.disable_progress_bar()  # our own lines say what is going on
 
@@ -44,7 +44,7 @@ def default_device() -> torch.device:
 
 def load_tokenizer(reference: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer, padding on the left as generation needs it, with a pad token (end of sequence where it has none)."""
-    tokenizer = AutoTokenizer.from_pretrained(locate(str(reference)), padding_side="left", trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(as_folder(str(reference)), padding_side="left", trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -65,7 +65,7 @@ def load_model(
     Raises:
         UserError: there is no such model, or it is not a causal language model in safetensors.
     """
-    path = locate(str(reference))
+    path = as_folder(str(reference))
     try:
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, use_safetensors=True, attn_implementation=_attention(), trust_remote_code=trust_remote_code
@@ -80,7 +80,7 @@ def load_model(
 
 def initialise_student(reference: str | Path, seed: int, *, trust_remote_code: bool = False) -> LoadedModel:
     """A student with the architecture and tokenizer of `reference` and fresh weights drawn from `seed`."""
-    config = AutoConfig.from_pretrained(locate(str(reference)), trust_remote_code=trust_remote_code)
+    config = AutoConfig.from_pretrained(as_folder(str(reference)), trust_remote_code=trust_remote_code)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(

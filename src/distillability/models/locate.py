@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from distillability.errors import UserError
+from distillability.models.gguf import is_gguf
 
 __all__ = ["is_hub_id", "lab_folder", "lab_models", "locate"]
 
@@ -26,10 +27,10 @@ def lab_models() -> dict[str, Path]:
 
 
 def locate(reference: str) -> str:
-    """A local path for `lab:FAMILY/NAME` and for a folder, else the hub id.
+    """A local path for `lab:FAMILY/NAME`, for a folder and for a GGUF file, else the hub id.
 
     Raises:
-        UserError: there is no such lab model; or the reference is neither a folder that exists nor a possible hub id.
+        UserError: there is no such lab model or file; or the reference is neither a folder that exists nor a possible hub id.
     """
     if reference.startswith(_LAB):
         known = lab_models()
@@ -43,6 +44,8 @@ def locate(reference: str) -> str:
     path = Path(reference).expanduser()
     if path.exists():
         return str(path)
+    if is_gguf(reference):
+        raise UserError.single(reference, "there is no such file", "give the path of a GGUF file, or a Hugging Face folder")
     if not is_hub_id(reference):
         raise UserError.single(
             reference or "''", "there is no such model folder", "give a Hugging Face folder, a hub id, or lab:FAMILY/NAME"

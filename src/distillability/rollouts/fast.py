@@ -117,8 +117,7 @@ class Decoder:
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32):
-        self.model, self.dtype = model, dtype
-        self.causal = _causal(model)
+        self.dtype, self.causal = dtype, _causal(model)
         self.backbone = self.causal.model
         config = self.causal.config
         self.device = self.backbone.embed_tokens.weight.device

@@ -119,7 +119,7 @@ def _fingerprint(reference: str) -> dict[str, Any]:
         return {"sha256": None, "reason": error.problems[0].what}
     if not path.exists():
         return {"sha256": None, "reason": "a model of the hub"}
-    return _digest(sorted(inside for inside in path.iterdir() if inside.is_file()))
+    return _digest([path] if path.is_file() else sorted(inside for inside in path.iterdir() if inside.is_file()))
 
 
 def _digest(paths: list[Path]) -> dict[str, Any]:
