@@ -109,6 +109,16 @@ class Stops(_Strict):
     length_factor: float | None = Field(4.0, gt=1, description="Stop once completions are this many times as long as in the first step.")
 
 
+class Lora(_Strict):
+    """Train a low-rank adapter in place of all weights; names as in peft."""
+
+    r: int = Field(16, ge=1, description="Rank.")
+    lora_alpha: int = Field(32, ge=1, description="The adapter counts lora_alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] = Field(default_factory=list, description="Names of linear layers; all but the output head where empty.")
+    save: Literal["merged", "adapter"] = Field("merged", description="An ordinary model, or the adapter alone, which needs the original.")
+
+
 class Calibrate(_Strict):
     """Reinforcement fine-tuning of the teacher: A = z(task) + knob · C'."""
 
@@ -144,6 +154,7 @@ class Calibrate(_Strict):
     max_steps: int = Field(60, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
     lr_scheduler_type: SchedulerName = Field("constant_with_warmup", description="After a warm-up of 5 steps, a quarter of a short run.")
+    lora: Lora | None = Field(None, description="An adapter in place of all weights; none by default.")
     save_steps: int = Field(10, ge=1, description="A checkpoint every so many steps; an overspent anchor goes back to one.")
     use_vllm: bool = Field(False, description="Completions by vLLM, through TRL; else by our decoder where it knows the architecture.")
     vllm_mode: Literal["colocate", "server"] = Field("colocate", description="vLLM inside the training process, or `trl vllm-serve`.")

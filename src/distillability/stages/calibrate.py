@@ -22,6 +22,7 @@ from distillability.rewards.length import length_reward
 from distillability.rewards.right import counts_as_right
 from distillability.rollouts import complete
 from distillability.scoring.likelihood import Likelihood
+from distillability.stages.card import write_card
 from distillability.stages.context import TaskContext
 from distillability.stages.jobs import Job
 from distillability.stages.layout import admission_file, calibration_folder
@@ -202,7 +203,7 @@ def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) 
         autocast_dtype=context.teacher_dtype,
         folder=folder,
     )
-    _write_card(context, name, teacher, outcome, folder / "model")
+    write_card(context, name, teacher, outcome, folder / "model")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     write_json(folder / "done.json", outcome | {"knob": teacher.knob, "reward": teacher.reward, "calibration": calibration})
 
@@ -239,32 +240,3 @@ def _without_scale(context: TaskContext, scales: dict[str, float | None]) -> lis
             mend = "take another proxy" if reward == "compatibility" else "leave out the teachers with this reward"
             problems.append(Problem(where, what, f"raise calibrate.scale_prompts, or {mend}"))
     return problems
-
-
-def _write_card(context: TaskContext, name: str, teacher: Teacher, outcome: dict[str, Any], model: Path) -> None:
-    """The model card: what was done to this teacher, and what was not tested."""
-    settings = context.recipe.calibrate
-    (model / "README.md").write_text(
-        f"""---
-library_name: transformers
-tags: [distillability]
----
-# {name}: a teacher calibrated for distillability
-
-| | |
-|---|---|
-| original teacher | `{context.config.teacher}` |
-| knob | {teacher.knob:+g} (> 0 raises distillability, < 0 lowers it) |
-| calibration reward | {teacher.reward}, per {settings.normaliser.removesuffix("s")} |
-| proxy | {", ".join(f"`{proxy}`" for proxy in _proxies(context))} |
-| task | {context.task_name} |
-| steps | {outcome["kept_step"]}{f" ({outcome['stopped']})" if outcome["stopped"] else ""} |
-| anchor | K3, coefficient {settings.anchor_coefficient} |
-
-Accuracy before and after, and students' accuracy, are in the `results.json` of the run that made this model.
-
-Not tested: tasks other than {context.task_name}, attackers with access to the weights, and every attack that the run's report does not
-list. A lowered distillability lowers the yield of the attacks tried; it does not rule out distillation.
-""",
-        encoding="utf-8",
-    )

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from accelerate import PartialState
 from datasets import Dataset
+from peft import PeftModel
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -31,6 +32,7 @@ from distillability.tasks.base import Task
 from distillability.training.compat import LeanGRPOTrainer, frozen_reference
 from distillability.training.floor import Floor, held_out_accuracy
 from distillability.training.keep import go_back, save
+from distillability.training.lora import AdapterOffScorer, adapter_config, adapter_state
 from distillability.training.monitors import StepRecord
 from distillability.training.resume import Checkpoint, MetricsFile, last_checkpoint, whole_checkpoints
 from distillability.training.reward import CompositeReward
@@ -46,6 +48,7 @@ class CalibrationTrainer(LeanGRPOTrainer):
     reward: CompositeReward
     metrics_file: MetricsFile
     floor: Floor | None = None
+    first_adapter: dict[str, torch.Tensor] | None = None
     _seen: list[dict[str, torch.Tensor]]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -125,7 +128,7 @@ def calibrate_teacher(
     trainer.add_callback(record)
     stop = _train(trainer, record, checkpoint)
     kept = _keep(trainer, loaded, folder / "checkpoints", stop)
-    save(trainer, folder / "model")
+    save(trainer, folder / "model", merge=settings.lora is not None and settings.lora.save == "merged")
     seconds = time.perf_counter() - record.started
     return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "stopped": stop and stop.reason}
 
@@ -155,7 +158,9 @@ def _keep(trainer: CalibrationTrainer, loaded: LoadedModel, checkpoints: Path, s
         return (stop is None or step < stop.bad_from) and (trainer.floor is None or trainer.floor.holds(step))
 
     now = int(trainer.state.global_step)
-    return now if may_keep(now) else go_back(trainer, loaded, checkpoints, may_keep=may_keep)
+    if may_keep(now):
+        return now
+    return go_back(trainer, loaded, checkpoints, may_keep=may_keep, first_adapter=trainer.first_adapter)
 
 
 def _floor(
@@ -230,6 +235,7 @@ def calibration_trainer(
     rows *= -(-needed // len(rows))
     longest = max(len(prompt_ids(loaded.tokenizer, prompt.text)) for prompt in prompts) + max_completion_length
     ours = not settings.use_vllm and unsupported(loaded.model, longest) is None  # TRL generates where our decoder cannot
+    torch.manual_seed(seed)  # of an adapter's first weights
     trainer = CalibrationTrainer(
         model=loaded.model,
         reward_funcs=[reward],
@@ -237,8 +243,11 @@ def calibration_trainer(
         train_dataset=Dataset.from_list(rows),
         processing_class=loaded.tokenizer,
         rollout_func=_rollouts(loaded, max_completion_length, autocast_dtype) if ours else None,
+        peft_config=adapter_config(settings.lora, loaded.model) if settings.lora else None,
     )
     trainer.reward, trainer._seen = reward, []
+    if settings.lora:
+        trainer.first_adapter = adapter_state(trainer.accelerator.unwrap_model(trainer.model))
     reward.known_reference = lambda: trainer.reference_sums
     if teacher.reward == "compatibility":
         reward.reference = _reference_scorer(trainer, loaded, settings.reference, autocast_dtype)
@@ -306,13 +315,16 @@ def _grpo_config(
 def _reference_scorer(
     trainer: GRPOTrainer, loaded: LoadedModel, reference: Literal["original", "policy"], autocast_dtype: torch.dtype | None
 ) -> Scorer:
-    """What C is measured against: π₀ (the copy that TRL loaded for its KL term, or one of our own where the anchor is off), or π_θ.
+    """What C is measured against: π_θ, or π₀: the policy without its adapter, else the copy that TRL loaded for its KL term, else our own.
 
     The policy is forwarded once more over the distinct texts. The decoder's own log-probabilities would cost nothing, but they are of the
     ids that were drawn and not of the text, are rounded as its products are, and exist only where our decoder does.
     """
+    policy = trainer.accelerator.unwrap_model(trainer.model)
     if reference == "policy":
-        return Scorer(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, autocast_dtype=autocast_dtype)
+        return Scorer(policy, loaded.tokenizer, autocast_dtype=autocast_dtype)
+    if isinstance(policy, PeftModel):
+        return AdapterOffScorer(policy, loaded.tokenizer, autocast_dtype=autocast_dtype)
     frozen = frozen_reference(trainer)
     model = load_model(loaded.reference, trust_remote_code=loaded.trust_remote_code).model if frozen is None else frozen
     return Scorer(model, loaded.tokenizer, autocast_dtype=autocast_dtype)
