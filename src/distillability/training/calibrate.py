@@ -31,7 +31,7 @@ from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task
 from distillability.training.compat import LeanGRPOTrainer, frozen_reference
 from distillability.training.floor import Floor, held_out_accuracy
-from distillability.training.keep import go_back, save
+from distillability.training.keep import go_back, on_a_full_disk, save
 from distillability.training.lora import AdapterOffScorer, adapter_config, adapter_state
 from distillability.training.monitors import StepRecord
 from distillability.training.resume import Checkpoint, MetricsFile, last_checkpoint, whole_checkpoints
@@ -126,9 +126,10 @@ def calibrate_teacher(
         trainer.floor = trainer.reward.floor = _floor(trainer, loaded, seed, max_completion_length, autocast_dtype, folder, begun)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(record)
-    stop = _train(trainer, record, checkpoint)
-    kept = _keep(trainer, loaded, folder / "checkpoints", stop)
-    save(trainer, folder / "model", merge=settings.lora is not None and settings.lora.save == "merged")
+    with on_a_full_disk(folder):
+        stop = _train(trainer, record, checkpoint)
+        kept = _keep(trainer, loaded, folder / "checkpoints", stop)
+        save(trainer, folder / "model", merge=settings.lora is not None and settings.lora.save == "merged")
     seconds = time.perf_counter() - record.started
     return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "stopped": stop and stop.reason}
 

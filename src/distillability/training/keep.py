@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from trl import GRPOTrainer
 
+from distillability.errors import UserError
 from distillability.files import new_folder
 from distillability.models.load import LoadedModel, load_model
 from distillability.training.lora import restore_adapter, save_merged
 from distillability.training.resume import whole_checkpoints
 
-__all__ = ["go_back", "save"]
+__all__ = ["go_back", "on_a_full_disk", "save"]
+
+
+@contextmanager
+def on_a_full_disk(folder: Path) -> Iterator[None]:
+    """Say so, in words, where a writer finds no room; what was whole before is whole still.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        mend = "free some space, then go on with --resume: it continues from the last whole checkpoint"
+        raise UserError.single(str(folder), f"cannot be written: {error}", mend) from error
+
+
+def _is_full(error: Exception) -> bool:
+    """safetensors and torch have errors of their own for it, without a number."""
+    said = str(error)
+    numbered = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return numbered or "No space left on device" in said or "PytorchStreamWriter failed writing" in said
 
 
 def go_back(
