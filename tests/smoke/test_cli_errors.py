@@ -276,6 +276,21 @@ def test_a_knob_that_is_no_number(knob: str) -> None:
     assert "recipe.toml:11: calibrate.teachers.up.knob: should be a" in message and "number" in message
 
 
+def _with_layers(path: Path, *names: str) -> None:
+    """Write a weights file of which only the header is whole, which is all that is read."""
+    header = json.dumps({"__metadata__": {"format": "pt"}, **{name: {"shape": [4, 4]} for name in names}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def test_an_adapter_of_layers_that_the_teacher_lacks() -> None:
+    recipe = make_recipe(rest='[calibrate.lora]\ntarget_modules = ["q_proj", "qproj", "lm_head"]')
+    invoke("validate", recipe, code=0)  # nothing can be told of empty weights
+    _with_layers(Path("teacher/model.safetensors"), "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "lm_head.weight")
+    message = invoke("validate", recipe)
+    assert "./teacher has no linear layers of the name 'qproj'" in message and "did you mean 'q_proj'? it has q_proj" in message
+    assert "of the name 'lm_head'" in message and "of the name 'q_proj'" not in message
+
+
 def test_an_unknown_learning_rate_schedule() -> None:
     message = invoke("validate", make_recipe(rest='[calibrate]\nlr_scheduler_type = "cosin"'))
     assert "calibrate.lr_scheduler_type: 'cosin' is none of" in message and "did you mean 'cosine'?" in message

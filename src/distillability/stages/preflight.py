@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, get_args
 
 from distillability.config.recipe import ObjectiveName, Recipe
@@ -19,6 +21,7 @@ from distillability.tasks import Task, build_task
 __all__ = ["check", "find_problems"]
 
 _TEXT_OBJECTIVES = frozenset({"seqkd"})  # those that need texts only, so that any two tokenizers will do
+_HEADS = frozenset({"lm_head", "embed_out", "output"})  # no layers that an adapter may change
 _GRADED_PROMPTS = 100  # of each split, to see that the grader accepts the task's own answers
 _LONGEST_PROMPTS = 20  # that are tokenised, to see whether they fit the context
 
@@ -123,6 +126,7 @@ def _task_problems(recipe: Recipe, config: TaskConfig) -> Iterator[Problem]:
             needs_weights = role != "student" or recipe.distill.student_init == "checkpoint"
             yield from _model_problems(f"{checked.where(role)} = {facts.reference}", facts, needs_weights=needs_weights)
     yield from _pair_problems(checked)
+    yield from _adapter_problems(checked)
     if task is not None:
         yield from _grader_problems(checked, task)
         yield from _source_problems(checked, task)
@@ -210,6 +214,31 @@ def _vocabulary_difference(teacher: ModelFacts, student: ModelFacts) -> str | No
     if teacher.output_width != student.output_width:
         return f"the teacher gives {teacher.output_width} logits and the student {student.output_width}"
     return None
+
+
+def _adapter_problems(checked: _Checked) -> Iterator[Problem]:
+    """Layers that an adapter is to change and the teacher does not have, as far as its files tell."""
+    lora, teacher = checked.recipe.calibrate.lora, checked.models["teacher"]
+    known = _layer_names(teacher.folder) if lora and teacher else []
+    for name in lora.target_modules if lora and known else ():
+        if name not in known:
+            guess = nearest(name, known)
+            mend = f"did you mean {guess!r}? " if guess else ""
+            what = f"{checked.config.teacher} has no linear layers of the name {name!r}"
+            yield Problem("calibrate.lora.target_modules", what, f"{mend}it has {', '.join(known)}")
+
+
+def _layer_names(folder: Path) -> list[str]:
+    """Last parts of the names of a model's matrices, embeddings and output head left out; empty where its files cannot be read."""
+    names: dict[str, None] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as handle:
+                tensors = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+            names |= {name.split(".")[-2]: None for name, held in tensors.items() if name.endswith(".weight") and len(held["shape"]) == 2}
+        except (OSError, ValueError, LookupError, TypeError):
+            return []
+    return [name for name in names if not name.startswith("embed") and name not in _HEADS]
 
 
 def _grader_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
