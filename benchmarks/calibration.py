@@ -50,8 +50,10 @@ from distillability.rollouts.generate import _generate, decoding_dtype
 from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task, split_of
 from distillability.tasks.maths import Maths
-from distillability.training.calibrate import CompositeReward, _grpo_config, _StepRecord, calibration_trainer
+from distillability.training.calibrate import _grpo_config, calibration_trainer
+from distillability.training.monitors import StepRecord
 from distillability.training.resume import MetricsFile
+from distillability.training.reward import CompositeReward
 from distillability.types import Grade, Prompt, Split
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", 0)) or torch.get_num_threads()
@@ -185,7 +187,7 @@ def build(side: str, shape: Shape, dtype: str, folder: str) -> GRPOTrainer:
     if side == "ours":
         trainer: GRPOTrainer = calibration_trainer(
             loaded=loaded,
-            proxy=proxy,
+            proxies=[proxy],
             prompts=prompts,
             max_completion_length=shape.length,
             seed=0,
@@ -194,7 +196,7 @@ def build(side: str, shape: Shape, dtype: str, folder: str) -> GRPOTrainer:
             **shared,
         )
         trainer.metrics_file = MetricsFile(output / "metrics.jsonl")
-        trainer.add_callback(_StepRecord(trainer, None, lambda step, total: None))
+        trainer.add_callback(StepRecord(trainer, shape.settings, lambda step, total: None))
     else:
         trainer = _of_trl(loaded, proxy, prompts, shape, DTYPES[dtype], output, shared, side)
     trainer.remove_callback(PrinterCallback)
@@ -214,7 +216,7 @@ def _of_trl(
     """TRL with the same reward, which knows nothing of the anchor's reference and forwards the teacher itself."""
     reward = CompositeReward(
         policy_tokenizer=loaded.tokenizer,
-        proxy=Scorer(proxy.model, proxy.tokenizer, autocast_dtype=dtype),
+        proxies=[Scorer(proxy.model, proxy.tokenizer, autocast_dtype=dtype)],
         reference=None,
         prompts={prompt.id: prompt for prompt in prompts},
         **shared,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 __all__ = [
     "advantage_fixed_scale",
     "advantage_z_sum",
+    "aggregate_proxies",
     "auc",
     "cross_entropy",
     "forward_kl",
@@ -138,3 +139,22 @@ def advantage_z_sum(
     for row, z in zip(rows, z_scores(known), strict=True):
         advantage[row] += knob * z
     return advantage
+
+
+def aggregate_proxies(values: Sequence[Sequence[float]], counted: Sequence[bool], how: str, knob: float) -> list[float]:
+    """One group: each proxy's C from its mean over what counts and it could score; then mean or least gain over those that have one."""
+    centred = []
+    for row in values:
+        known = [c for c, counts in zip(row, counted, strict=True) if counts and not math.isnan(c)]
+        mean = sum(known) / len(known) if known else 0.0
+        centred.append([c - mean for c in row])
+    found = []
+    for column in zip(*centred, strict=True):
+        known = [c for c in column if not math.isnan(c)]
+        if not known:
+            found.append(math.nan)
+        elif how == "mean":
+            found.append(sum(known) / len(known))
+        else:
+            found.append(min(known, key=lambda c: c if knob >= 0 else -c))
+    return found

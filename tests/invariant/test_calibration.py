@@ -8,19 +8,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from datasets import Dataset
+from transformers import get_scheduler
 from trl import GRPOTrainer
 
-from distillability.config.recipe import Calibrate, Teacher
+from distillability.config.recipe import Calibrate, SchedulerName, Teacher
+from distillability.errors import UserError
 from distillability.files import read_json, read_jsonl, write_json
 from distillability.models.chat import prompt_ids
 from distillability.models.load import LoadedModel, load_model
+from distillability.scoring.likelihood import Scorer
 from distillability.training import calibrate as module
 from distillability.training.calibrate import calibrate_teacher
+from distillability.training.reward import CompositeReward
 from tiny import Parity
 
 TASK = Parity()
@@ -29,20 +33,24 @@ SETTINGS = Calibrate(
 )
 
 
+def _arguments(tiny: dict[str, Path], folder: Path, knob: float, settings: Calibrate = SETTINGS) -> dict[str, Any]:
+    return {
+        "loaded": load_model(tiny["teacher"]),
+        "proxies": [load_model(tiny["proxy"])],
+        "task": TASK,
+        "prompts": TASK.prompts("calibrate", 12),
+        "teacher": Teacher(knob=knob),
+        "settings": settings,
+        "scale": 1.0,
+        "max_completion_length": 40,
+        "seed": 7,
+        "autocast_dtype": None,
+        "folder": folder,
+    }
+
+
 def _calibrate(tiny: dict[str, Path], folder: Path, knob: float, settings: Calibrate = SETTINGS, **changes: Any) -> dict[str, Any]:
-    return calibrate_teacher(
-        loaded=load_model(tiny["teacher"]),
-        proxy=load_model(tiny["proxy"]),
-        task=TASK,
-        prompts=TASK.prompts("calibrate", 12),
-        teacher=Teacher(knob=knob),
-        settings=settings.model_copy(update=changes),
-        scale=1.0,
-        max_completion_length=40,
-        seed=7,
-        autocast_dtype=None,
-        folder=folder,
-    )
+    return calibrate_teacher(**_arguments(tiny, folder, knob, settings.model_copy(update=changes)))
 
 
 def _weights(folder: Path) -> torch.Tensor:
@@ -72,16 +80,16 @@ def _stock(tiny: dict[str, Path], folder: Path) -> GRPOTrainer:
 
 def test_knob_0_is_stock_grpo_with_the_anchor(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     histories: list[list[dict[str, Any]]] = []
-    save_model = module._CalibrationTrainer.save_model
+    save_model = module.CalibrationTrainer.save_model
 
     def remember(self: Any, *args: Any, **kwargs: Any) -> None:
-        if str(args[0]).endswith("model"):
+        if "checkpoint-" not in str(args[0]):
             histories.append(self.state.log_history)
         save_model(self, *args, **kwargs)
 
     config = module._grpo_config
     monkeypatch.setattr(module, "_grpo_config", lambda *args: _log_every_step(config(*args)))
-    monkeypatch.setattr(module._CalibrationTrainer, "save_model", remember)
+    monkeypatch.setattr(module.CalibrationTrainer, "save_model", remember)
     _calibrate(tiny, tmp_path / "ours", knob=0.0)
     monkeypatch.undo()
     stock = _stock(tiny, tmp_path / "stock")
@@ -142,15 +150,15 @@ def _same_words(loaded: LoadedModel, *_: Any) -> Callable[[list[Any], GRPOTraine
 
 def _with_same_words(tiny: dict[str, Path], folder: Path, prompts_per_step: int, patch: Callable[[Any, str, Any], None]) -> None:
     """One process of a calibration in which all processes together would say the same; the first leaves losses and gradient norms."""
-    config, save_model = module._grpo_config, module._CalibrationTrainer.save_model
+    config, save_model = module._grpo_config, module.CalibrationTrainer.save_model
 
     def remember(trainer: Any, *args: Any, **kwargs: Any) -> None:
-        if str(args[0]).endswith("model") and trainer.accelerator.is_main_process:
+        if "checkpoint-" not in str(args[0]) and trainer.accelerator.is_main_process:
             write_json(folder / "history.json", [row for row in trainer.state.log_history if "loss" in row])
         save_model(trainer, *args, **kwargs)
 
     patch(module, "_grpo_config", lambda *args: _log_every_step(config(*args)))
-    patch(module._CalibrationTrainer, "save_model", remember)
+    patch(module.CalibrationTrainer, "save_model", remember)
     patch(module, "_rollouts", _same_words)
     _calibrate(tiny, folder, knob=-1.0, prompts_per_step=prompts_per_step)
 
@@ -188,24 +196,28 @@ def test_two_processes_are_one(tiny: dict[str, Path], tmp_path: Path, monkeypatc
         assert a["compatibility"] == pytest.approx(b["compatibility"], rel=1e-4)
 
 
-def test_a_killed_calibration_resumes_to_the_same_weights(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _calibrate(tiny, tmp_path / "whole", knob=1.0)
+@pytest.mark.parametrize("max_steps", [3, 5])
+def test_a_killed_calibration_resumes_to_the_same_weights(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_steps: int
+) -> None:
+    """Also where there are prompts for three steps only, and it went on to a fourth."""
+    _calibrate(tiny, tmp_path / "whole", knob=1.0, max_steps=max_steps)
 
     class Killed(BaseException):
         pass
 
-    def kill_in_step_3(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs["trainer_state"].global_step == 2:
+    def kill_in_last_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs["trainer_state"].global_step == max_steps - 1:
             raise Killed
         return call(self, *args, **kwargs)
 
-    call = module.CompositeReward.__call__
-    monkeypatch.setattr(module.CompositeReward, "__call__", kill_in_step_3)
+    call = CompositeReward.__call__
+    monkeypatch.setattr(CompositeReward, "__call__", kill_in_last_step)
     with pytest.raises(Killed):
-        _calibrate(tiny, tmp_path / "killed", knob=1.0)
+        _calibrate(tiny, tmp_path / "killed", knob=1.0, max_steps=max_steps)
     monkeypatch.undo()
     assert not (tmp_path / "killed" / "model").exists()
-    _calibrate(tiny, tmp_path / "killed", knob=1.0)
+    _calibrate(tiny, tmp_path / "killed", knob=1.0, max_steps=max_steps)
     assert torch.equal(_weights(tmp_path / "killed"), _weights(tmp_path / "whole"))
     whole, resumed = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed"))
     for a, b in zip(whole, resumed, strict=True):
@@ -219,3 +231,64 @@ def test_the_anchor_budget_stops_and_says_so(tiny: dict[str, Path], tmp_path: Pa
     assert torch.equal(_weights(tmp_path), torch.cat([parameter.detach().flatten() for parameter in original.parameters()]))
     assert outcome["steps"] < 3
     assert "over its budget" in outcome["stopped"]
+
+
+def test_a_policy_reference_is_the_original_at_first_and_not_later(tiny: dict[str, Path], tmp_path: Path) -> None:
+    for reference in ("original", "policy"):
+        _calibrate(tiny, tmp_path / reference, knob=1.0, reference=reference)
+    original, policy = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("original", "policy"))
+    assert policy[0]["compatibility"] == pytest.approx(original[0]["compatibility"], abs=1e-5)
+    assert policy[0]["reference_reused"] == 0 and original[0]["reference_reused"] > 0
+    assert abs(policy[-1]["compatibility"] - original[-1]["compatibility"]) > 1e-3
+    assert not torch.allclose(_weights(tmp_path / "original"), _weights(tmp_path / "policy"))
+
+
+def test_the_policy_reference_scores_the_weights_of_the_moment(tiny: dict[str, Path], tmp_path: Path) -> None:
+    trainer = module.calibration_trainer(**_arguments(tiny, tmp_path, 1.0, SETTINGS.model_copy(update={"reference": "policy"})))
+    scorer = trainer.reward.reference
+    assert scorer is not None
+    (before,) = scorer.score(["1"], ["2"])
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.05)
+    (after,) = scorer.score(["1"], ["2"])
+    (expected,) = Scorer(trainer.model, trainer.processing_class).score(["1"], ["2"])
+    assert before is not None and after is not None and expected is not None
+    assert after.logprob == expected.logprob != before.logprob
+
+
+def test_several_proxies_steer_together(tiny: dict[str, Path], tmp_path: Path) -> None:
+    proxies = [load_model(tiny[name]) for name in ("proxy", "student")]
+    for how in ("mean", "worst"):
+        settings = SETTINGS.model_copy(update={"proxy_aggregate": how})
+        calibrate_teacher(**_arguments(tiny, tmp_path / how, 1.0, settings) | {"proxies": proxies})
+    _calibrate(tiny, tmp_path / "one", knob=1.0)
+    mean, worst, one = (_weights(tmp_path / name) for name in ("mean", "worst", "one"))
+    assert not torch.allclose(mean, worst) and not torch.allclose(mean, one)
+    first = read_jsonl(tmp_path / "mean" / "metrics.jsonl")[0]
+    assert first["compatibility"] == pytest.approx(sum(first["compatibility_by_proxy"]) / 2)
+
+
+def test_a_linear_knob_grows_over_its_share_of_the_steps(tiny: dict[str, Path], tmp_path: Path) -> None:
+    _calibrate(tiny, tmp_path, knob=-1.0, knob_schedule="linear", knob_warmup=1.0)
+    assert [line["knob"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == pytest.approx([-1 / 3, -2 / 3, -1.0])
+
+
+def test_the_teacher_as_its_own_proxy_is_refused(tiny: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tiny["teacher"])
+    arguments = _arguments(tiny, tmp_path / "out", 1.0) | {"proxies": [load_model(tiny["proxy"]), load_model(tmp_path / "link")]}
+    with pytest.raises(UserError, match="the proxy is the teacher"):
+        calibrate_teacher(**arguments)
+
+
+@pytest.mark.parametrize("name", get_args(SchedulerName))
+def test_every_learning_rate_schedule_is_transformers_own(tiny: dict[str, Path], tmp_path: Path, name: Any) -> None:
+    arguments = _arguments(tiny, tmp_path, 1.0, SETTINGS.model_copy(update={"lr_scheduler_type": name, "max_steps": 12}))
+    trainer = module.calibration_trainer(**arguments)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-2)
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=3, num_training_steps=12)
+    trainer.create_optimizer()
+    ours = trainer.create_scheduler(12, trainer.optimizer)
+    for _ in range(12):
+        assert ours.get_last_lr()[0] == scheduler.get_last_lr()[0]
+        trainer.optimizer.step(), optimizer.step(), ours.step(), scheduler.step()

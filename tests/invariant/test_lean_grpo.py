@@ -17,8 +17,9 @@ from distillability.config.recipe import Calibrate, Teacher
 from distillability.models.load import load_model
 from distillability.ops.policy_loss import clipped_token_loss
 from distillability.scoring.likelihood import Scorer
-from distillability.training.calibrate import CompositeReward, _grpo_config
+from distillability.training.calibrate import _grpo_config
 from distillability.training.compat import LeanGRPOTrainer
+from distillability.training.reward import CompositeReward
 from tiny import Parity
 
 LENGTH = 12
@@ -117,6 +118,22 @@ def test_settings_beyond_the_short_loss_run_trls_own(tiny: dict[str, Path], tmp_
     assert trainer.last_anchor is not None
 
 
+def test_the_surprisal_is_that_of_trls_log_probabilities(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """By both paths; its mean over tokens is the entropy that TRL's names carry."""
+    for name, changes in (("short", {}), ("whole", {"loss_type": "grpo"})):
+        trainer = _trainer(tiny, tmp_path / name, **changes)
+        inputs = _inputs(trainer, anchor=True, old=False)
+        ids, mask = (torch.cat([inputs[f"prompt_{kind}"], inputs[f"completion_{kind}"]], 1) for kind in ("ids", "mask"))
+        width, used = inputs["completion_ids"].shape[1], inputs["completion_mask"]
+        with torch.no_grad():
+            theirs, _, _ = GRPOTrainer._get_per_token_logps_and_entropies(trainer, trainer.model, ids, mask, width)
+        trainer._compute_loss(trainer.model, dict(inputs))
+        assert torch.allclose(trainer.last_surprisal, -(theirs * used).sum(1), atol=1e-4)
+        if name == "short":
+            mean = (trainer.last_surprisal.sum() / used.sum()).item()
+            assert trainer._metrics["train"]["entropy"][-1] == pytest.approx(mean, rel=1e-5)
+
+
 @pytest.mark.parametrize("most_rows", [3, 100])
 def test_log_probabilities_without_gradient_are_trls(tiny: dict[str, Path], tmp_path: Path, most_rows: int) -> None:
     trainer = _trainer(tiny, tmp_path)
@@ -169,19 +186,19 @@ def test_the_anchors_reference_serves_c_where_the_text_encodes_alike(tiny: dict[
         teacher=Teacher(knob=1.0),
         scale=1.0,
         policy_tokenizer=tokenizer,
-        proxy=Scorer(proxy.model, proxy.tokenizer),
+        proxies=[Scorer(proxy.model, proxy.tokenizer)],
         reference=reference,
         prompts={prompt.id: prompt for prompt in prompts},
     )
     question = [prompts[0]] * 4
-    plain, none_reused = reward._calibration_values(question, texts, [False] * 4, ids)
+    plain, _, none_reused = reward._calibration_values(question, texts, [False] * 4, ids)
     assert none_reused == 0.0
     sums = torch.tensor([score.logprob for score in reference.score([prompts[0].text] * 4, texts) if score is not None])
     reward.known_reference = lambda: sums
-    reused, share = reward._calibration_values(question, texts, [False] * 4, ids)
+    reused, _, share = reward._calibration_values(question, texts, [False] * 4, ids)
     assert share == pytest.approx(2 / 3), "two of three distinct texts"
     assert torch.allclose(plain, reused, atol=1e-5)
     reward.known_reference = lambda: sums + 1.0
-    shifted, _ = reward._calibration_values(question, texts, [False] * 4, ids)
-    assert shifted[2] == pytest.approx(plain[2].item(), abs=1e-6)
-    assert shifted[0] != pytest.approx(plain[0].item(), abs=1e-3)
+    shifted, _, _ = reward._calibration_values(question, texts, [False] * 4, ids)
+    assert shifted[0, 2] == pytest.approx(plain[0, 2].item(), abs=1e-6)
+    assert shifted[0, 0] != pytest.approx(plain[0, 0].item(), abs=1e-3)

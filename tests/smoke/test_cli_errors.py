@@ -327,6 +327,44 @@ def test_the_teacher_as_its_own_proxy() -> None:
     assert "the proxy is the teacher" in invoke("validate", make_recipe({"proxy": "teacher/../teacher"}))
 
 
+def test_further_proxies_are_checked_like_the_first() -> None:
+    message = invoke("validate", make_recipe({"proxies": ["./nowhere", "teacher", "student/../proxy", "./student"]}))
+    assert "tasks.maths.proxies.0 = ./nowhere: there is no such model folder" in message
+    assert "tasks.maths.proxies.1: the proxy is the teacher" in message
+    assert "tasks.maths.proxies.2: the same model as proxy" in message
+    assert "proxies.3" not in message, "a student may be a proxy"
+
+
+@pytest.mark.parametrize("knob", ["nan", "inf", "-inf", "true", '"1"', '"big"', "[1]"])
+def test_a_knob_that_is_no_number(knob: str) -> None:
+    message = invoke("validate", make_recipe(rest=f"[calibrate.teachers.up]\nknob = {knob}"))
+    assert "recipe.toml:11: calibrate.teachers.up.knob: should be a" in message and "number" in message
+
+
+def _with_layers(path: Path, *names: str) -> None:
+    """Write a weights file of which only the header is whole, which is all that is read."""
+    header = json.dumps({"__metadata__": {"format": "pt"}, **{name: {"shape": [4, 4]} for name in names}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def test_an_adapter_of_layers_that_the_teacher_lacks() -> None:
+    recipe = make_recipe(rest='[calibrate.lora]\ntarget_modules = ["q_proj", "qproj", "lm_head"]')
+    invoke("validate", recipe, code=0)  # nothing can be told of empty weights
+    _with_layers(Path("teacher/model.safetensors"), "model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "lm_head.weight")
+    message = invoke("validate", recipe)
+    assert "./teacher has no linear layers of the name 'qproj'" in message and "did you mean 'q_proj'? it has q_proj" in message
+    assert "of the name 'lm_head'" in message and "of the name 'q_proj'" not in message
+
+
+def test_an_unknown_learning_rate_schedule() -> None:
+    message = invoke("validate", make_recipe(rest='[calibrate]\nlr_scheduler_type = "cosin"'))
+    assert "calibrate.lr_scheduler_type: 'cosin' is none of" in message and "did you mean 'cosine'?" in message
+
+
+def test_a_whole_number_is_a_knob() -> None:
+    invoke("validate", make_recipe(rest="[calibrate.teachers.distillable]\nknob = 2\n" + arms('sources = ["distillable"]')), code=0)
+
+
 def test_prompts_longer_than_the_context() -> None:
     message = invoke("validate", make_recipe({"operations": 4}, teacher={"max_position_embeddings": 45}))
     assert "tasks.maths.teacher: a prompt of 9 tokens and max_completion_length 40 exceed the context of 45" in message

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from distillability.config.recipe import Recipe
+from distillability.config.recipe import Recipe, Teacher
 from distillability.errors import UserError
 from distillability.files import read_json, write_json
 from distillability.rewards.right import counts_as_right
 from distillability.stages import calibrate as module
+from distillability.stages.card import write_card
 from distillability.stages.context import TaskContext
 from distillability.stages.layout import admission_file
 from distillability.types import Grade, Prompt
@@ -99,3 +100,16 @@ def test_no_scale_says_what_where_and_how_to_mend(tiny: dict[str, Path], tmp_pat
     assert flat.where == "calibrate.teachers (longer), task maths"
     assert "have the same length within each prompt" in flat.what
     assert "leave out the teachers with this reward" in flat.mend
+
+
+@pytest.mark.parametrize(
+    ("save", "library", "said"), [("merged", "transformers", "added to"), ("adapter", "peft", "which needs the original")]
+)
+def test_the_card_says_what_was_trained(tiny: dict[str, Path], tmp_path: Path, save: str, library: str, said: str) -> None:
+    context = _context(tiny, tmp_path, lora={"r": 3, "save": save}, accuracy_floor={"accuracy": 0.9})
+    outcome = {"kept_step": 4, "stopped": "the grader raised X:\n| <b>no</b> |"}
+    write_card(context, "distillable", Teacher(knob=1.0), outcome, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert f"library_name: {library}" in card and f"| weights | an adapter of rank 3, {said}" in card
+    assert "| steps | 4 (the grader raised X: \\| &lt;b>no&lt;/b> \\|) |" in card
+    assert "| accuracy floor | 0.9, sampled, held out |" in card

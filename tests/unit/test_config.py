@@ -195,3 +195,34 @@ def test_the_schema_answers_with_and_without_indexes_and_tags() -> None:
     assert set(fields_at(["tasks"])["type"]["enum"]) == {"maths", "knowledge", "instructions", "jsonl"}
     assert describe(["tasks", "0", "queries"]) == describe(["tasks", "queries"]) is not None
     assert describe(["tasks", "querie"]) is None
+
+
+def test_a_table_that_may_be_left_out_is_known_inside(recipe_file: Path) -> None:
+    assert "lora_alpha" in fields_at(("calibrate", "lora"))
+    found = describe(("calibrate", "accuracy_floor", "margin"))
+    assert found is not None and found["default"] == 0.02
+    message = problems_of(recipe_file, "calibrate.lora.lora_alfa=3", "calibrate.accuracy_floor.margin=0.1")
+    assert "calibrate.lora.lora_alfa: unknown key" in message and "did you mean 'lora_alpha'" in message
+    assert "calibrate.accuracy_floor.accuracy: missing" in message
+    recipe = load_recipe(recipe_file, ["calibrate.lora.r=3", "calibrate.accuracy_floor.accuracy=0.9"])
+    assert recipe.calibrate.lora is not None and recipe.calibrate.lora.r == 3
+    assert load_recipe(recipe_file, ["calibrate.lora=none"]).calibrate.lora is None
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("calibrate.lora.r=0", "greater than or equal to 1"),
+        ("calibrate.lora.lora_dropout=1.0", "less than 1"),
+        ('calibrate.lora.save="zip"', "'zip' is none of 'merged' or 'adapter'"),
+        ("calibrate.accuracy_floor.accuracy=1.0", "less than 1"),
+        ("calibrate.accuracy_floor.completions=100", "greater than or equal to 512"),
+        ("calibrate.stops.length_factor=0.5", "greater than 1"),
+        ("calibrate.stops.entropy_share=nan", "finite number"),
+        ("calibrate.knob_warmup=0", "greater than 0"),
+        ('calibrate.reference="proxy"', "'proxy' is none of"),
+    ],
+)
+def test_bad_settings_of_a_calibration(recipe_file: Path, override: str, said: str) -> None:
+    message = problems_of(recipe_file, "calibrate.accuracy_floor.accuracy=0.9", override)
+    assert said in message and f"--set {override}" in message

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 ObjectiveName = Literal["seqkd", "forward_kl", "reverse_kl", "jsd", "skewed_forward_kl", "skewed_reverse_kl"]
+SchedulerName = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
 
 
 class _Strict(BaseModel):
@@ -47,6 +48,9 @@ class _TaskBase(_Strict):
     name: str = Field("", description="Name in tables and folders; the type's name where empty.")
     teacher: str = Field(description="Hub id, local folder, .gguf file, or lab:FAMILY/NAME.")
     proxy: str = Field(description="Stands in for the students during calibration. Any tokenizer.")
+    proxies: list[str] = Field(
+        default_factory=list, description="Further proxies beside it; calibrate.proxy_aggregate makes one C of theirs all."
+    )
     student: str = Field(description="What is distilled. A logits objective needs the teacher's vocabulary.")
     queries: int = Field(gt=0, description="Q, the headline number of traces bought from a teacher.")
     steps: int = Field(gt=0, description="Optimiser steps of a student at the headline budget.")
@@ -104,8 +108,47 @@ Task = Annotated[MathsTask | KnowledgeTask | InstructionsTask | JsonlTask, Field
 class Teacher(_Strict):
     """One calibrated teacher."""
 
-    knob: float = Field(description="> 0 raises distillability, < 0 lowers it, 0 is GRPO on the task alone.")
+    knob: float = Field(strict=True, description="> 0 raises distillability, < 0 lowers it, 0 is GRPO on the task alone.")
     reward: Literal["compatibility", "length"] = Field("compatibility", description="`length` is the length-only control.")
+
+
+class AccuracyFloor(_Strict):
+    """Held-out accuracy that a teacher keeps while it is calibrated: sampled, on the validate split, of answers that count as right.
+
+    The nearer its lower bound comes from above, the less C counts; the checkpoint kept is the last whose lower bound is above the floor.
+    """
+
+    accuracy: float = Field(gt=0, lt=1, description="The floor, a share of the answers; below the plain teacher's.")
+    margin: float = Field(
+        0.02, gt=0, lt=1, description="Under the floor by this much, C counts half; by more, not at all until the floor is reached again."
+    )
+    eval_steps: int = Field(10, ge=1, description="A measurement, and a checkpoint, every so many steps and after the last.")
+    completions: int = Field(512, ge=512, description="Completions of a measurement, one a prompt where there are as many.")
+    confidence: float = Field(0.9, gt=0.5, lt=1, description="Of the one-sided lower bound.")
+    patience: int = Field(3, ge=1, description="Measurements in a row under the floor that stop the calibration.")
+
+
+class Stops(_Strict):
+    """When a calibration ends before its last step; the anchor's budget ends it too. What is kept is a checkpoint from before."""
+
+    entropy_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Stop once the entropy a token is under this share of the first step's. Never by default: "
+        "a teacher that settles on one of its ways of answering loses most of its entropy and nothing else.",
+    )
+    length_factor: float | None = Field(4.0, gt=1, description="Stop once completions are this many times as long as in the first step.")
+
+
+class Lora(_Strict):
+    """Train a low-rank adapter in place of all weights; names as in peft."""
+
+    r: int = Field(16, ge=1, description="Rank.")
+    lora_alpha: int = Field(32, ge=1, description="The adapter counts lora_alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] = Field(default_factory=list, description="Names of linear layers; all but the output head where empty.")
+    save: Literal["merged", "adapter"] = Field("merged", description="An ordinary model, or the adapter alone, which needs the original.")
 
 
 class Calibrate(_Strict):
@@ -114,6 +157,16 @@ class Calibrate(_Strict):
     teachers: dict[str, Teacher] = Field(default_factory=lambda: {"distillable": Teacher(knob=1.0), "undistillable": Teacher(knob=-1.0)})
     calibrations: int = Field(1, ge=1, description="Independent calibrations of each teacher.")
     advantage: Literal["fixed_scale", "z_sum"] = Field("fixed_scale", description="`z_sum` is the paper's form.")
+    knob_schedule: Literal["constant", "linear"] = Field(
+        "constant", description="`linear`: the knob grows from 0 over the first share of the steps, `knob_warmup`."
+    )
+    knob_warmup: float = Field(0.25, gt=0, le=1, description="Share of the steps over which a linear knob grows.")
+    reference: Literal["original", "policy"] = Field(
+        "original", description="π_ref of C: the original teacher, or the policy as it is when the completions are drawn."
+    )
+    proxy_aggregate: Literal["mean", "worst"] = Field(
+        "mean", description="C of several proxies: their mean, or the one that gains least in the knob's direction."
+    )
     normaliser: Literal["none", "bytes", "characters", "tokens"] = "bytes"
     clip: float | None = Field(2.0, gt=0)
     gate: Literal["correct", "none"] = "correct"
@@ -125,11 +178,15 @@ class Calibrate(_Strict):
         "reverse", description="K3 with TRL's importance ratio (next-token KL(policy‖original)), or the classic form."
     )
     anchor_budget: float | None = Field(3.0, gt=0, description="Stop when the anchor exceeds this many nats a sequence.")
+    accuracy_floor: AccuracyFloor | None = Field(None, description="Held-out accuracy to keep; none by default.")
+    stops: Stops = Stops()
     prompts_per_step: int = Field(32, ge=1)
     num_generations: int = Field(8, ge=2, description="Completions per prompt, the GRPO group.")
     per_device_train_batch_size: int | None = Field(None, ge=1, description="Completions per micro-batch; a whole step where null.")
     max_steps: int = Field(60, ge=1)
     learning_rate: float = Field(2e-4, gt=0)
+    lr_scheduler_type: SchedulerName = Field("constant_with_warmup", description="After a warm-up of 5 steps, a quarter of a short run.")
+    lora: Lora | None = Field(None, description="An adapter in place of all weights; none by default.")
     save_steps: int = Field(10, ge=1, description="A checkpoint every so many steps; an overspent anchor goes back to one.")
     use_vllm: bool = Field(False, description="Completions by vLLM, through TRL; else by our decoder where it knows the architecture.")
     vllm_mode: Literal["colocate", "server"] = Field("colocate", description="vLLM inside the training process, or `trl vllm-serve`.")

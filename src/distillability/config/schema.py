@@ -20,7 +20,10 @@ def _schema() -> Node:
 
 
 def _follow(node: Node) -> Node:
-    """The node that a reference stands for; what is said beside the reference wins."""
+    """The node that a reference stands for, that of a table which may be left out as well; what is said beside the reference wins."""
+    references = [each for each in node.get("anyOf", ()) if "$ref" in each]
+    if len(references) == 1:
+        node = {key: value for key, value in node.items() if key != "anyOf"} | references[0]
     if "$ref" not in node:
         return node
     target = _schema()["$defs"][node["$ref"].rsplit("/", 1)[1]]

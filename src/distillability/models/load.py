@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def load_model(
     device: torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load a model for scoring, decoding or training; it comes in evaluation mode.
+    """Load a model for scoring, decoding or training; it comes in evaluation mode. An adapter is merged into its model.
 
     Args:
         dtype: of the weights. Training and the lab keep float32 and may autocast.
@@ -66,16 +67,45 @@ def load_model(
         UserError: there is no such model, or it is not a causal language model in safetensors.
     """
     path = as_folder(str(reference))
+    adapted = _adapted(Path(path))
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, attn_implementation=_attention(), trust_remote_code=trust_remote_code
+            adapted or path, dtype=dtype, use_safetensors=True, attn_implementation=_attention(), trust_remote_code=trust_remote_code
         )
+        if adapted is not None:
+            model = _with_adapter(model, path)
         tokenizer = load_tokenizer(reference, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError.single(
             str(reference), f"cannot be loaded as a causal language model: {error}", "give a Hugging Face folder or id"
         ) from error
     return LoadedModel(model.to(device or default_device()).eval(), tokenizer, str(reference), trust_remote_code)
+
+
+def _adapted(path: Path) -> str | None:
+    """The model that an adapter's folder was trained on; None where the folder is no adapter's.
+
+    Raises:
+        UserError: it is not where it was.
+    """
+    file = path / "adapter_config.json"
+    if not file.is_file():
+        return None
+    base = str(json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path"))
+    try:
+        return as_folder(base)
+    except UserError as error:
+        mend = "put it back, or write its new place into base_model_name_or_path of adapter_config.json"
+        raise UserError.single(str(path), f"the model of this adapter, {base}, is not there", mend) from error
+
+
+def _with_adapter(model: PreTrainedModel, path: str) -> PreTrainedModel:
+    """The model with the adapter of a folder added to its weights, known by that folder's name."""
+    from peft import PeftModel
+
+    merged: PreTrainedModel = PeftModel.from_pretrained(model, path).merge_and_unload()
+    merged.config._name_or_path = merged.name_or_path = path
+    return merged
 
 
 def initialise_student(reference: str | Path, seed: int, *, trust_remote_code: bool = False) -> LoadedModel:

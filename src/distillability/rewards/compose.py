@@ -21,8 +21,9 @@ _SPREAD_FLOOR = 0.1  # of s_C: in the z + z form a group that spreads less than 
 class Advantage:
     """advantage = z(R) + calibration, both [P, G] float64, dimensionless.
 
-    metrics: compatibility_share, the share of Σ|advantage| that comes from C (None where nothing moves); all_right_groups,
-    all_wrong_groups and mixed_groups, which add up to 1; gated_groups, the share of all groups in which the gate shrank C′.
+    metrics: compatibility_share, the share of Σ|advantage| that comes from C; compatibility_variance_share, the share of the advantage's
+    variance owed to C, Σ calibration · advantage / Σ advantage², of which the task has the rest (both None where nothing moves);
+    all_right_groups, all_wrong_groups and mixed_groups, which add up to 1; gated_groups, the share of groups in which the gate shrank C′.
     """
 
     advantage: torch.Tensor
@@ -174,9 +175,12 @@ def _mixed(right: torch.Tensor) -> torch.Tensor:
 
 def _metrics(task: torch.Tensor, calibration: torch.Tensor, right: torch.Tensor, shrink: torch.Tensor) -> dict[str, float | None]:
     ours, whole = calibration.abs().sum(), calibration.abs().sum() + task.abs().sum()
+    advantage = task + calibration  # its mean is 0 in every group, so squares are variance
+    variance = advantage.square().sum()
     all_right, all_wrong = right.all(1), ~right.any(1)
     return {
         "compatibility_share": float(ours / whole) if whole > 0 else None,
+        "compatibility_variance_share": float((calibration * advantage).sum() / variance) if variance > 0 else None,
         "all_right_groups": float(all_right.double().mean()),
         "all_wrong_groups": float(all_wrong.double().mean()),
         "mixed_groups": float(_mixed(right).double().mean()),

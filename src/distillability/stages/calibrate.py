@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import torch
 from distillability.config.recipe import Teacher
 from distillability.errors import Problem, UserError
 from distillability.files import read_json, write_json
-from distillability.rewards.admission import admit
+from distillability.models.load import LoadedModel
+from distillability.rewards.admission import Admission, admit
+from distillability.rewards.aggregate import Aggregate, aggregate
 from distillability.rewards.compatibility import compatibility
 from distillability.rewards.compose import compatibility_scale
 from distillability.rewards.length import length_reward
 from distillability.rewards.right import counts_as_right
 from distillability.rollouts import complete
+from distillability.scoring.likelihood import Likelihood
+from distillability.stages.card import write_card
 from distillability.stages.context import TaskContext
 from distillability.stages.jobs import Job
 from distillability.stages.layout import admission_file, calibration_folder
@@ -42,7 +47,9 @@ def calibration_jobs(context: TaskContext) -> list[Job]:
     admission = read_json(admission_file(context.run, context.task_name))
     if not admission["passed"] and not context.recipe.calibrate.force:
         raise UserError.single(
-            f"tasks.{context.task_name}.proxy = {context.config.proxy}", f"fails admission: {admission['summary']}", admission["advice"]
+            f"tasks.{context.task_name}.proxy = {', '.join(_proxies(context))}",
+            f"fails admission: {admission['summary']}",
+            admission["advice"],
         )
     problems = _without_scale(context, admission["scale"])
     if problems:
@@ -56,9 +63,24 @@ def calibration_jobs(context: TaskContext) -> list[Job]:
     return jobs
 
 
-def _admission(context: TaskContext, proof: Path) -> None:
+@dataclass(frozen=True)
+class _Sampled:
+    """The plain teacher's own completions, groups of one prompt side by side."""
+
+    prompts: list[Prompt]
+    texts: list[str]
+    truncated: list[bool]
+    grades: list[Grade]
+    right: list[bool]
+
+    @property
+    def columns(self) -> tuple[list[str], list[str], list[bool]]:
+        """What a scorer asks for."""
+        return [prompt.text for prompt in self.prompts], self.texts, self.truncated
+
+
+def _sample(context: TaskContext, plain: LoadedModel) -> _Sampled:
     settings = context.recipe.calibrate
-    plain, proxy = context.plain(), context.load(context.config.proxy)
     prompts = context.task.prompts("calibrate", settings.scale_prompts)
     completions = complete(
         plain,
@@ -70,36 +92,87 @@ def _admission(context: TaskContext, proof: Path) -> None:
         autocast_dtype=context.teacher_dtype,
     )
     asked = [prompt for prompt in prompts for _ in range(settings.num_generations)]
-    columns = [prompt.text for prompt in asked], completions.texts, completions.truncated
     grades = [
         Grade(right=False) if cut else context.task.grade(prompt, text)
         for prompt, text, cut in zip(asked, completions.texts, completions.truncated, strict=True)
     ]
     right = [counts_as_right(grade, settings.require) for grade in grades]
-    proxy_scores, reference_scores = context.scorer(proxy).score(*columns), context.scorer(plain).score(*columns)
-    planted = [(prompt, text) for prompt in prompts if (text := context.task.wrong_steps(prompt)) is not None]
-    admission = admit(
-        proxy=proxy_scores,
-        reference=reference_scores,
-        right=right,
-        group_size=settings.num_generations,
-        easy=[None if grade.mode is None else grade.mode in context.task.easy_modes for grade in grades],
-        planted_wrong=context.scorer(proxy).score([prompt.text for prompt, _ in planted], [text for _, text in planted]),
-    )
+    return _Sampled(asked, completions.texts, completions.truncated, grades, right)
+
+
+def _admission(context: TaskContext, proof: Path) -> None:
+    """Every proxy is judged by itself, and each must pass; s_C is of the one C that they make together."""
+    settings, names = context.recipe.calibrate, _proxies(context)
+    plain = context.plain()
+    sampled = _sample(context, plain)
+    reference = context.scorer(plain).score(*sampled.columns)
+    found = [_judge(context, name, sampled, reference) for name in names]
     shape = (-1, settings.num_generations)
-    counted = torch.tensor(right).view(shape)
-    values = compatibility(proxy_scores, reference_scores, settings.normaliser).view(shape)
-    lengths = length_reward(completions.texts, completions.truncated).view(shape)
+    right = torch.tensor(sampled.right).view(shape)
+    counted = right if settings.gate == "correct" else torch.ones_like(right)
+    values = torch.stack([values for _, values in found])
+    lengths = length_reward(sampled.texts, sampled.truncated)[None]
+    scale = {}
+    for name, (rewards, knob) in _scales(values, lengths, settings.proxy_aggregate).items():
+        scale[name] = compatibility_scale(aggregate(rewards.view(-1, *counted.shape), counted, settings.proxy_aggregate, knob), right)
     write_json(
         proof,
-        asdict(admission)
+        _together(names, [admission for admission, _ in found])
         | {
-            "proxy": context.config.proxy,
-            "forced": settings.force and not admission.passed,
-            "scale": {"compatibility": compatibility_scale(values, counted), "length": compatibility_scale(lengths, counted)},
-            "mean_compatibility": _mean_by_mode(values.flatten(), right, grades),
+            "proxy": " + ".join(names),
+            "forced": settings.force and not all(admission.passed for admission, _ in found),
+            "scale": scale,
+            "mean_compatibility": _mean_by_mode(values.nanmean(0), sampled.right, sampled.grades),
         },
     )
+
+
+def _judge(context: TaskContext, name: str, sampled: _Sampled, reference: Sequence[Likelihood | None]) -> tuple[Admission, torch.Tensor]:
+    """Whether one proxy is fit to steer, and its C of every completion, [N]."""
+    settings, proxy = context.recipe.calibrate, context.scorer(context.load(name))
+    asked = dict.fromkeys(prompt.id for prompt in sampled.prompts)
+    prompts = {prompt.id: prompt for prompt in sampled.prompts}
+    planted = [(prompts[key], text) for key in asked if (text := context.task.wrong_steps(prompts[key])) is not None]
+    scores = proxy.score(*sampled.columns)
+    admission = admit(
+        proxy=scores,
+        reference=reference,
+        right=sampled.right,
+        group_size=settings.num_generations,
+        easy=[None if grade.mode is None else grade.mode in context.task.easy_modes for grade in sampled.grades],
+        planted_wrong=proxy.score([prompt.text for prompt, _ in planted], [text for _, text in planted]),
+    )
+    return admission, compatibility(scores, reference, settings.normaliser)
+
+
+def _together(names: Sequence[str], admissions: Sequence[Admission]) -> dict[str, Any]:
+    """One record of all proxies' admissions; with several, each check, summary and advice says whose it is."""
+    if len(admissions) == 1:
+        return asdict(admissions[0])
+    named = list(zip(names, admissions, strict=True))
+    return {
+        "passed": all(admission.passed for admission in admissions),
+        "checks": [asdict(check) | {"name": f"{name}: {check.name}"} for name, admission in named for check in admission.checks],
+        "summary": "; ".join(f"{name}: {admission.summary}" for name, admission in named),
+        "advice": "; ".join(f"{name}: {admission.advice}" for name, admission in named if not admission.passed),
+    }
+
+
+def _proxies(context: TaskContext) -> list[str]:
+    return [context.config.proxy, *context.config.proxies]
+
+
+def _scales(values: torch.Tensor, lengths: torch.Tensor, how: Aggregate) -> dict[str, tuple[torch.Tensor, float]]:
+    """By the name of each scale what is scaled [K, N], and a knob of the direction for which it holds."""
+    if how == "mean" or len(values) == 1:
+        return {"compatibility": (values, 1.0), "length": (lengths, 1.0)}
+    return {"compatibility": (values, 1.0), "compatibility_down": (values, -1.0), "length": (lengths, 1.0)}
+
+
+def _scale_name(context: TaskContext, teacher: Teacher) -> str:
+    """The worst case over several proxies is another C for either direction of the knob, with another scale."""
+    worst = len(_proxies(context)) > 1 and context.recipe.calibrate.proxy_aggregate == "worst"
+    return "compatibility_down" if worst and teacher.reward == "compatibility" and teacher.knob < 0 else teacher.reward
 
 
 def _mean_by_mode(values: torch.Tensor, right: list[bool], grades: list[Grade]) -> dict[str, float]:
@@ -119,18 +192,18 @@ def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) 
     prompts = _prompts(context, calibration)
     outcome = calibrate_teacher(
         loaded=context.plain(),
-        proxy=context.load(context.config.proxy) if teacher.reward == "compatibility" else None,
+        proxies=[context.load(name) for name in _proxies(context)] if teacher.reward == "compatibility" else [],
         task=context.task,
         prompts=prompts,
         teacher=teacher,
         settings=settings,
-        scale=float(admission["scale"][teacher.reward] or 1.0),  # only a knob of 0, which scales nothing, comes here without one
+        scale=float(admission["scale"][_scale_name(context, teacher)] or 1.0),  # only a knob of 0, which scales nothing, has none here
         max_completion_length=context.config.max_completion_length,
         seed=context.seed("calibrate", calibration),
         autocast_dtype=context.teacher_dtype,
         folder=folder,
     )
-    _write_card(context, name, teacher, outcome, folder / "model")
+    write_card(context, name, teacher, outcome, folder / "model")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     write_json(folder / "done.json", outcome | {"knob": teacher.knob, "reward": teacher.reward, "calibration": calibration})
 
@@ -148,10 +221,11 @@ def _without_scale(context: TaskContext, scales: dict[str, float | None]) -> lis
     right = f'answers that count as right (calibrate.require = "{settings.require}")'
     problems = []
     steered = {name: teacher for name, teacher in settings.teachers.items() if teacher.knob}
-    for reward in sorted({teacher.reward for teacher in steered.values()}):
-        names = ", ".join(name for name, teacher in steered.items() if teacher.reward == reward)
+    for scale in sorted({_scale_name(context, teacher) for teacher in steered.values()}):
+        names = ", ".join(name for name, teacher in steered.items() if _scale_name(context, teacher) == scale)
+        reward = "length" if scale == "length" else "compatibility"
         where = f"calibrate.teachers ({names}), task {context.task_name}"
-        if scales[reward] is None:
+        if scales[scale] is None:
             what = (
                 f"the knob has no scale: none of {settings.scale_prompts} prompts got two {right} and have a {reward} "
                 f"from the plain teacher {context.config.teacher}"
@@ -161,37 +235,8 @@ def _without_scale(context: TaskContext, scales: dict[str, float | None]) -> lis
                 "else take a teacher that is right more often"
             )
             problems.append(Problem(where, what, mend))
-        elif not scales[reward]:
+        elif not scales[scale]:
             what = f"the knob has no scale: the plain teacher's {right} have the same {reward} within each prompt"
             mend = "take another proxy" if reward == "compatibility" else "leave out the teachers with this reward"
             problems.append(Problem(where, what, f"raise calibrate.scale_prompts, or {mend}"))
     return problems
-
-
-def _write_card(context: TaskContext, name: str, teacher: Teacher, outcome: dict[str, Any], model: Path) -> None:
-    """The model card: what was done to this teacher, and what was not tested."""
-    settings = context.recipe.calibrate
-    (model / "README.md").write_text(
-        f"""---
-library_name: transformers
-tags: [distillability]
----
-# {name}: a teacher calibrated for distillability
-
-| | |
-|---|---|
-| original teacher | `{context.config.teacher}` |
-| knob | {teacher.knob:+g} (> 0 raises distillability, < 0 lowers it) |
-| calibration reward | {teacher.reward}, per {settings.normaliser.removesuffix("s")} |
-| proxy | `{context.config.proxy}` |
-| task | {context.task_name} |
-| steps | {outcome["kept_step"]}{f" ({outcome['stopped']})" if outcome["stopped"] else ""} |
-| anchor | K3, coefficient {settings.anchor_coefficient} |
-
-Accuracy before and after, and students' accuracy, are in the `results.json` of the run that made this model.
-
-Not tested: tasks other than {context.task_name}, attackers with access to the weights, and every attack that the run's report does not
-list. A lowered distillability lowers the yield of the attacks tried; it does not rule out distillation.
-""",
-        encoding="utf-8",
-    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, get_args
 
 from distillability.config.recipe import ObjectiveName, Recipe
@@ -19,6 +21,7 @@ from distillability.tasks import Task, build_task
 __all__ = ["check", "find_problems"]
 
 _TEXT_OBJECTIVES = frozenset({"seqkd"})  # those that need texts only, so that any two tokenizers will do
+_HEADS = frozenset({"lm_head", "embed_out", "output"})  # no layers that an adapter may change
 _GRADED_PROMPTS = 100  # of each split, to see that the grader accepts the task's own answers
 _LONGEST_PROMPTS = 20  # that are tokenised, to see whether they fit the context
 
@@ -114,8 +117,8 @@ def _task_problems(recipe: Recipe, config: TaskConfig) -> Iterator[Problem]:
     task, problems = _try(lambda: build_task(config))
     yield from problems
     models: dict[str, ModelFacts | None] = {}
-    for role in ("teacher", "proxy", "student"):
-        models[role], problems = _try(lambda role=role: read_facts(getattr(config, role)))  # type: ignore[misc]
+    for role, reference in _references(config).items():
+        models[role], problems = _try(lambda reference=reference: read_facts(reference))  # type: ignore[misc]
         yield from (Problem(f"tasks.{config.name}.{role} = {problem.where}", problem.what, problem.mend) for problem in problems)
     checked = _Checked(recipe, config, task, models)
     for role, facts in models.items():
@@ -123,12 +126,19 @@ def _task_problems(recipe: Recipe, config: TaskConfig) -> Iterator[Problem]:
             needs_weights = role != "student" or recipe.distill.student_init == "checkpoint"
             yield from _model_problems(f"{checked.where(role)} = {facts.reference}", facts, needs_weights=needs_weights)
     yield from _pair_problems(checked)
+    yield from _adapter_problems(checked)
     if task is not None:
         found, problems = _try(lambda: list(_grader_problems(checked, task)))
         yield from found or problems
         yield from _source_problems(checked, task)
         yield from _budget_problems(checked, task)
         yield from _length_problems(checked, task)
+
+
+def _references(config: TaskConfig) -> dict[str, str]:
+    """The models of a task by role."""
+    further = {f"proxies.{index}": reference for index, reference in enumerate(config.proxies)}
+    return {"teacher": config.teacher, "proxy": config.proxy, **further, "student": config.student}
 
 
 def _try(build: Callable[[], Any]) -> tuple[Any, tuple[Problem, ...]]:
@@ -161,13 +171,9 @@ def _model_problems(where: str, facts: ModelFacts, *, needs_weights: bool) -> It
 
 
 def _pair_problems(checked: _Checked) -> Iterator[Problem]:
-    teacher, proxy, student = (checked.models[role] for role in ("teacher", "proxy", "student"))
-    if teacher and proxy and teacher.folder.resolve() == proxy.folder.resolve() and checked.recipe.calibrate.teachers:
-        yield Problem(
-            checked.where("proxy"),
-            "the proxy is the teacher, so that compatibility is 0 for every text",
-            "give a smaller model, most naturally a student of another shape distilled from the plain teacher",
-        )
+    teacher, student = checked.models["teacher"], checked.models["student"]
+    if checked.recipe.calibrate.teachers:
+        yield from _proxy_problems(checked)
     wanted = dict.fromkeys(objective for arm in checked.recipe.distill.arms for objective in arm.objectives)
     logits = [objective for objective in wanted if objective not in _TEXT_OBJECTIVES]
     if teacher and student and logits:
@@ -181,6 +187,23 @@ def _pair_problems(checked: _Checked) -> Iterator[Problem]:
             )
 
 
+def _proxy_problems(checked: _Checked) -> Iterator[Problem]:
+    """A proxy is neither the teacher nor another proxy."""
+    seen = {facts.folder.resolve(): "teacher" for facts in [checked.models["teacher"]] if facts}
+    for role, facts in checked.models.items():
+        if not role.startswith("prox") or facts is None:
+            continue
+        other = seen.setdefault(facts.folder.resolve(), role)
+        if other == "teacher":
+            yield Problem(
+                checked.where(role),
+                "the proxy is the teacher, so that compatibility is 0 for every text",
+                "give a smaller model, most naturally a student of another shape distilled from the plain teacher",
+            )
+        elif other != role:
+            yield Problem(checked.where(role), f"the same model as {other}", "leave it out, or give another proxy")
+
+
 def _vocabulary_difference(teacher: ModelFacts, student: ModelFacts) -> str | None:
     """How two vocabularies differ; None where they do not, or where the files do not say."""
     ours, theirs = teacher.vocabulary, student.vocabulary
@@ -192,6 +215,31 @@ def _vocabulary_difference(teacher: ModelFacts, student: ModelFacts) -> str | No
     if teacher.output_width != student.output_width:
         return f"the teacher gives {teacher.output_width} logits and the student {student.output_width}"
     return None
+
+
+def _adapter_problems(checked: _Checked) -> Iterator[Problem]:
+    """Layers that an adapter is to change and the teacher does not have, as far as its files tell."""
+    lora, teacher = checked.recipe.calibrate.lora, checked.models["teacher"]
+    known = _layer_names(teacher.folder) if lora and teacher else []
+    for name in lora.target_modules if lora and known else ():
+        if name not in known:
+            guess = nearest(name, known)
+            mend = f"did you mean {guess!r}? " if guess else ""
+            what = f"{checked.config.teacher} has no linear layers of the name {name!r}"
+            yield Problem("calibrate.lora.target_modules", what, f"{mend}it has {', '.join(known)}")
+
+
+def _layer_names(folder: Path) -> list[str]:
+    """Last parts of the names of a model's matrices, embeddings and output head left out; empty where its files cannot be read."""
+    names: dict[str, None] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as handle:
+                tensors = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+            names |= {name.split(".")[-2]: None for name, held in tensors.items() if name.endswith(".weight") and len(held["shape"]) == 2}
+        except (OSError, ValueError, LookupError, TypeError):
+            return []
+    return [name for name in names if not name.startswith("embed") and name not in _HEADS]
 
 
 def _grader_problems(checked: _Checked, task: Task) -> Iterator[Problem]:

@@ -7,233 +7,82 @@ At knob 0 this is stock GRPO with `scale_rewards="group"` and the KL anchor.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import (
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from peft import PeftModel
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from distillability.config.recipe import Calibrate, Teacher
 from distillability.errors import UserError
-from distillability.models.chat import completion_ids as encode_completion
-from distillability.models.chat import end_of_turn_id, prompt_ids
+from distillability.models.chat import prompt_ids
 from distillability.models.load import LoadedModel, load_model
-from distillability.ops.statistics import pearson
-from distillability.rewards.compatibility import compatibility
-from distillability.rewards.compose import compose_advantage
-from distillability.rewards.length import length_reward
-from distillability.rewards.right import counts_as_right
+from distillability.models.locate import locate
 from distillability.rollouts import complete_ids
 from distillability.rollouts.fast import unsupported
-from distillability.scoring.likelihood import Likelihood, Scorer
+from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task
 from distillability.training.compat import LeanGRPOTrainer, frozen_reference
-from distillability.training.resume import MetricsFile, last_checkpoint, whole_checkpoints
-from distillability.types import Grade, Prompt
+from distillability.training.floor import Floor, held_out_accuracy
+from distillability.training.keep import go_back, on_a_full_disk, save
+from distillability.training.lora import AdapterOffScorer, adapter_config, adapter_state
+from distillability.training.monitors import StepRecord
+from distillability.training.resume import Checkpoint, MetricsFile, last_checkpoint, whole_checkpoints
+from distillability.training.reward import CompositeReward
+from distillability.training.stops import CalibrationStopped, Stop
+from distillability.types import Prompt
 
-__all__ = ["CompositeReward", "calibrate_teacher"]
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """One completion: `value` is C or the length, nan where missing; `reused` the share of its batch that the anchor's reference served."""
-
-    text: str
-    truncated: bool
-    grade: Grade
-    value: float
-    reused: float | None
+__all__ = ["CalibrationTrainer", "calibrate_teacher", "calibration_trainer"]
 
 
-@dataclass
-class CompositeReward:
-    """TRL reward function that returns the advantage of every completion.
-
-    Attributes:
-        scale: s_C, the within-group standard deviation of C (or of the length) on the plain teacher.
-        known_reference: Σ log π₀ of the completions at hand, end of turn included, as the anchor computed it, [N]; None without an anchor.
-        metrics: of the last batch it saw; the trainer writes them out.
-    """
-
-    task: Task
-    settings: Calibrate
-    teacher: Teacher
-    scale: float
-    policy_tokenizer: Any
-    proxy: Scorer | None
-    reference: Scorer | None
-    prompts: dict[str, Prompt]
-    known_reference: Callable[[], torch.Tensor | None] = lambda: None
-    metrics: dict[str, Any] = field(default_factory=dict)
-    __name__: str = "advantage"
-
-    def __call__(self, prompts: Sequence[Any], completion_ids: Sequence[list[int]], prompt_id: Sequence[str], **_: Any) -> list[float]:
-        questions = [self.prompts[key] for key in prompt_id]
-        texts, truncated = self._decode(completion_ids)
-        grades = [
-            Grade(right=False) if cut else self.task.grade(question, text)
-            for question, text, cut in zip(questions, texts, truncated, strict=True)
-        ]
-        values, reused = self._calibration_values(questions, texts, truncated, completion_ids)
-        scored = [_Scored(*row) for row in zip(texts, truncated, grades, values.tolist(), [reused] * len(texts), strict=True)]
-        advantages, self.metrics = self._compose(gather_object(scored))  # what is written describes all processes' completions
-        own = PartialState().process_index * len(texts)
-        return advantages[own : own + len(texts)]
-
-    def _compose(self, scored: Sequence[_Scored]) -> tuple[list[float], dict[str, Any]]:
-        """The advantage of every completion of whole groups, and what the report's curves show."""
-        right = torch.tensor([self._counts_as_right(row.grade) for row in scored])
-        values = torch.tensor([row.value for row in scored], dtype=torch.float64)
-        shape = (-1, self.settings.num_generations)
-        advantage = compose_advantage(
-            task_reward=right.double().view(shape),
-            right=right.view(shape),
-            compatibility=values.view(shape),
-            knob=self.teacher.knob,
-            scale=self.scale,
-            form=self.settings.advantage,
-            clip=self.settings.clip,
-            gate=self.settings.gate,
-        )
-        return advantage.advantage.flatten().tolist(), self._describe(scored, right, values) | advantage.metrics
-
-    def _decode(self, completion_ids: Sequence[list[int]]) -> tuple[list[str], list[bool]]:
-        """Texts as the policy's tokenizer decodes them; a completion without its end of turn was cut off."""
-        end = end_of_turn_id(self.policy_tokenizer)
-        truncated = [end not in ids for ids in completion_ids]
-        kept = [ids if cut else ids[: ids.index(end)] for ids, cut in zip(completion_ids, truncated, strict=True)]
-        decoded = [self.policy_tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in kept]
-        return decoded, truncated
-
-    def _counts_as_right(self, grade: Grade) -> bool:
-        return counts_as_right(grade, self.settings.require)
-
-    def _calibration_values(
-        self, questions: Sequence[Prompt], texts: Sequence[str], truncated: Sequence[bool], ids: Sequence[list[int]]
-    ) -> tuple[torch.Tensor, float | None]:
-        """C (or the length) of every completion, [N] float64, nan where missing; equal texts are scored once.
-
-        Returns also the share of the texts scored for which the anchor's log-probabilities of π₀ served.
-        """
-        if self.teacher.reward == "length":
-            return length_reward(texts, truncated), None
-        if self.proxy is None or self.reference is None:
-            raise ValueError("the compatibility reward needs a proxy and a reference scorer")
-        keys = [(question.text, text, cut) for question, text, cut in zip(questions, texts, truncated, strict=True)]
-        rows = {key: row for row, key in reversed(list(enumerate(keys)))}
-        asked, answers, cut = zip(*rows, strict=True)
-        known = self._known_likelihoods(answers, cut, [ids[row] for row in rows.values()], list(rows.values()))
-        unknown = [position for position, found in enumerate(known) if found is None]
-        rescored = self.reference.score(*([column[position] for position in unknown] for column in (asked, answers, cut)))
-        for position, likelihood in zip(unknown, rescored, strict=True):
-            known[position] = likelihood
-        values = compatibility(self.proxy.score(asked, answers, cut), known, self.settings.normaliser)
-        by_key = dict(zip(rows, values.tolist(), strict=True))
-        return torch.tensor([by_key[key] for key in keys], dtype=torch.float64), 1 - len(unknown) / len(rows)
-
-    def _known_likelihoods(
-        self, texts: Sequence[str], truncated: Sequence[bool], ids: Sequence[list[int]], rows: Sequence[int]
-    ) -> list[Likelihood | None]:
-        """What the anchor knows, at temperature 1: for each text that encodes to the very ids that were sampled."""
-        sums = self.known_reference()
-        if sums is None:
-            return [None] * len(texts)
-        end = end_of_turn_id(self.policy_tokenizer)
-        found: list[Likelihood | None] = []
-        for text, cut, sampled, logprob in zip(texts, truncated, ids, sums[list(rows)].tolist(), strict=True):
-            same = bool(text) and not cut and [*encode_completion(self.policy_tokenizer, text), end] == list(sampled)
-            found.append(Likelihood(logprob, len(sampled) - 1, len(text.encode()), len(text)) if same else None)
-        return found
-
-    def _describe(self, scored: Sequence[_Scored], right: torch.Tensor, values: torch.Tensor) -> dict[str, Any]:
-        """What the report's calibration curves show; a value that cannot be had is None."""
-        n, grades = len(scored), [row.grade for row in scored]
-        lengths = torch.tensor([float(len(row.text.encode())) for row in scored], dtype=torch.float64)
-        counted = right & ~values.isnan()
-        with_steps = [grade.right_steps for grade in grades if grade.right_steps is not None]
-        reused = [row.reused for row in scored if row.reused is not None]
-        return {
-            "n": n,
-            "task_reward": right.double().mean().item(),
-            "right_steps": sum(with_steps) / len(with_steps) if with_steps else None,
-            "compatibility": values[counted].mean().item() if counted.any() else None,
-            "bytes": lengths.mean().item(),
-            "truncated": sum(row.truncated for row in scored) / n,
-            "distinct": len({(index // self.settings.num_generations, row.text) for index, row in enumerate(scored)}) / n,
-            "correlation_compatibility_bytes": pearson(values[counted], lengths[counted]),
-            "modes": {mode: sum(grade.mode == mode for grade in grades) / n for mode in self.task.modes},
-            "answer_only": sum(bool(grade.answer_only) for grade in grades) / n,
-            "reference_reused": sum(reused) / len(reused) if reused else None,
-        }
-
-
-class _CalibrationTrainer(LeanGRPOTrainer):
-    """Adds the anchor in nats a sequence to what the reward saw, and writes one line a step."""
+class CalibrationTrainer(LeanGRPOTrainer):
+    """Remembers what the loss saw of each step, beside what the reward saw, and lets no loss that is not finite pass."""
 
     reward: CompositeReward
     metrics_file: MetricsFile
-    _anchors: list[torch.Tensor]
+    floor: Floor | None = None
+    first_adapter: dict[str, torch.Tensor] | None = None
+    _seen: list[dict[str, torch.Tensor]]
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss = super()._compute_loss(model, inputs)
-        if self.last_anchor is not None:
-            self._anchors.append(self.last_anchor)
+        self._require_finite(loss)
+        seen = {"surprisal": self.last_surprisal, "tokens": inputs["completion_mask"].sum(1)}
+        self._seen.append(seen if self.last_anchor is None else seen | {"anchor": self.last_anchor})
         return loss
 
-    def pop_anchor(self) -> float | None:
-        """Mean over the step's completions of Σ_t (log π_θ − log π₀); None without a reference."""
-        anchors, self._anchors = self._anchors, []
-        if not anchors:
-            return None
-        return float(self.accelerator.gather(torch.cat(anchors)).mean())
+    def _require_finite(self, loss: torch.Tensor) -> None:
+        """Told of all processes' losses, each of them stops."""
+        losses = self.accelerator.gather(loss.detach().reshape(1))
+        if not losses.isfinite().all():
+            raise CalibrationStopped(f"the loss is {losses[~losses.isfinite()][0].item()}, in step {self.state.global_step + 1}")
 
+    def pop_step(self) -> dict[str, Any]:
+        """The metrics of the step: the reward's, and over the completions of all processes
 
-class _StepRecord(TrainerCallback):
-    """Writes the step's metrics and stops when the anchor has used up its budget.
-
-    A step's completions were drawn before its update, so what they show is the policy that the step before left behind.
-    """
-
-    def __init__(self, trainer: _CalibrationTrainer, budget: float | None, progress: Callable[[int, int], None]):
-        self.trainer, self.budget, self.progress = trainer, budget, progress
-        self.started = time.perf_counter()
-        self.stopped: str | None = None
-        self.spent_at: int | None = None
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        anchor = self.trainer.pop_anchor()
-        if state.is_world_process_zero:
-            seconds = time.perf_counter() - self.started
-            self.trainer.metrics_file.append(
-                {"step": state.global_step, **self.trainer.reward.metrics, "anchor_nats": anchor, "seconds": seconds}
-            )
-        self.progress(state.global_step, state.max_steps)
-        if anchor is not None and not math.isfinite(anchor):
-            raise FloatingPointError(f"the anchor is {anchor} at step {state.global_step}: the policy has left the finite")
-        if self.budget is not None and anchor is not None and anchor > self.budget:
-            self.stopped = f"anchor {anchor:.2f} nats a sequence is over its budget of {self.budget} after step {state.global_step - 1}"
-            self.spent_at = state.global_step - 1
-            control.should_training_stop = True
+        entropy: the mean over sampled tokens of −log π_θ, in nats, which is unbiased for the entropy of the next token.
+        anchor_nats: the mean over completions of Σ_t (log π_θ − log π₀); None without a reference.
+        """
+        seen, self._seen = self._seen, []
+        columns = {key: self.accelerator.gather(torch.cat([part[key] for part in seen])) for key in seen[0]}
+        return {
+            **self.reward.metrics,
+            "entropy": float(columns["surprisal"].sum() / columns["tokens"].sum()),
+            "anchor_nats": float(columns["anchor"].mean()) if "anchor" in columns else None,
+        }
 
 
 def calibrate_teacher(
     *,
     loaded: LoadedModel,
-    proxy: LoadedModel | None,
+    proxies: Sequence[LoadedModel],
     task: Task,
     prompts: Sequence[Prompt],
     teacher: Teacher,
@@ -249,15 +98,16 @@ def calibrate_teacher(
 
     Args:
         loaded: the plain teacher, loaded from disk (TRL loads the frozen reference again from where it came).
+        proxies: one, or several whose C `settings.proxy_aggregate` makes one; none for a reward that needs none.
         prompts: of the calibrate split, at least one step's worth; seen once each where there are enough.
         scale: s_C of the plain teacher for this reward, in the reward's unit.
 
     Returns:
-        steps done, seconds of training, and why it stopped early (None where it did not).
+        steps done, the step whose weights were kept, seconds of training, and why it stopped early (None where it did not).
     """
     trainer = calibration_trainer(
         loaded=loaded,
-        proxy=proxy,
+        proxies=proxies,
         task=task,
         prompts=prompts,
         teacher=teacher,
@@ -269,24 +119,82 @@ def calibrate_teacher(
         folder=folder,
     )
     checkpoint = last_checkpoint(folder / "checkpoints")
-    trainer.metrics_file = MetricsFile(folder / "metrics.jsonl", keep_to_step=checkpoint.step if checkpoint else 0)
-    record = _StepRecord(trainer, settings.anchor_budget, progress)
+    begun, writes = checkpoint.step if checkpoint else 0, trainer.accelerator.is_main_process
+    trainer.metrics_file = MetricsFile(folder / "metrics.jsonl", begun, writes=writes)
+    record = StepRecord(trainer, settings, progress)
+    if settings.accuracy_floor is not None:
+        trainer.floor = trainer.reward.floor = _floor(trainer, loaded, seed, max_completion_length, autocast_dtype, folder, begun)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(record)
-    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
-    kept = trainer.state.global_step
-    if record.spent_at is not None:
-        kept = _go_back(trainer, loaded, folder, before=record.spent_at)
-    trainer.save_model(str(folder / "model"))
+    with on_a_full_disk(folder):
+        stop = _train(trainer, record, checkpoint)
+        kept = _keep(trainer, loaded, folder / "checkpoints", stop)
+        save(trainer, folder / "model", merge=settings.lora is not None and settings.lora.save == "merged")
     seconds = time.perf_counter() - record.started
-    return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "stopped": record.stopped}
+    return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "stopped": stop and stop.reason}
+
+
+def _train(trainer: CalibrationTrainer, record: StepRecord, checkpoint: Checkpoint | None) -> Stop | None:
+    """Train to the last step or until something stops it; returns what did.
+
+    Raises:
+        UserError: it broke before there was anything to keep.
+    """
+    try:
+        if trainer.floor is not None:
+            trainer.floor.begin()
+        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    except CalibrationStopped as stopped:
+        step = trainer.state.global_step
+        if not whole_checkpoints(Path(trainer.args.output_dir)):
+            raise UserError.single("calibrate", str(stopped), "mend what it names, then go on with --resume") from stopped
+        return Stop(str(stopped), bad_from=step + 1)
+    return record.stop
+
+
+def _keep(trainer: CalibrationTrainer, loaded: LoadedModel, checkpoints: Path, stop: Stop | None) -> int:
+    """Go back to the last weights that nothing objects to; returns their step."""
+
+    def may_keep(step: int) -> bool:
+        return (stop is None or step < stop.bad_from) and (trainer.floor is None or trainer.floor.holds(step))
+
+    now = int(trainer.state.global_step)
+    if may_keep(now):
+        return now
+    return go_back(trainer, loaded, checkpoints, may_keep=may_keep, first_adapter=trainer.first_adapter)
+
+
+def _floor(
+    trainer: CalibrationTrainer,
+    loaded: LoadedModel,
+    seed: int,
+    max_completion_length: int,
+    autocast_dtype: torch.dtype | None,
+    folder: Path,
+    begun: int,
+) -> Floor:
+    """The accuracy floor of a calibration that has done `begun` steps."""
+    reward, settings = trainer.reward, trainer.reward.settings.accuracy_floor
+    if settings is None:
+        raise ValueError("no accuracy floor is asked for")
+    measure = held_out_accuracy(
+        lambda: replace(loaded, model=trainer.accelerator.unwrap_model(trainer.model)),
+        reward.task,
+        reward.settings,
+        completions=settings.completions,
+        max_completion_length=max_completion_length,
+        seed=seed,
+        autocast_dtype=autocast_dtype,
+    )
+    file = MetricsFile(folder / "accuracy_floor.jsonl", begun, writes=trainer.accelerator.is_main_process)
+    return Floor(settings, measure, file)
 
 
 def _rollouts(loaded: LoadedModel, max_new_tokens: int, autocast_dtype: torch.dtype | None) -> Callable[..., dict[str, Any]]:
     """TRL's `rollout_func`: sampled at temperature 1 with the policy's weights of the moment."""
 
     def roll_out(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
-        policy = LoadedModel(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, loaded.reference)
+        policy = replace(loaded, model=trainer.accelerator.unwrap_model(trainer.model))
         texts = [message["content"] for (message,) in prompts]
         rendered = {text: prompt_ids(loaded.tokenizer, text) for text in dict.fromkeys(texts)}
         encoded = [rendered[text] for text in texts]
@@ -299,7 +207,7 @@ def _rollouts(loaded: LoadedModel, max_new_tokens: int, autocast_dtype: torch.dt
 def calibration_trainer(
     *,
     loaded: LoadedModel,
-    proxy: LoadedModel | None,
+    proxies: Sequence[LoadedModel],
     task: Task,
     prompts: Sequence[Prompt],
     teacher: Teacher,
@@ -309,43 +217,53 @@ def calibration_trainer(
     seed: int,
     autocast_dtype: torch.dtype | None,
     folder: Path,
-) -> _CalibrationTrainer:
+) -> CalibrationTrainer:
     """The trainer of `calibrate_teacher`, whose arguments these are, before its first step."""
+    _require_other_models(loaded, proxies)
     reward = CompositeReward(
         task=task,
         settings=settings,
         teacher=teacher,
         scale=scale,
         policy_tokenizer=loaded.tokenizer,
-        proxy=Scorer(proxy.model, proxy.tokenizer, autocast_dtype=autocast_dtype) if proxy is not None else None,
+        proxies=[Scorer(proxy.model, proxy.tokenizer, autocast_dtype=autocast_dtype) for proxy in proxies],
         reference=None,
         prompts={prompt.id: prompt for prompt in prompts},
     )
+    # Too few prompts are repeated here: a second epoch draws its order from a generator that a resumed trainer has not moved on.
+    needed = settings.prompts_per_step * settings.max_steps * PartialState().num_processes
     rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in prompts]
+    rows *= -(-needed // len(rows))
     longest = max(len(prompt_ids(loaded.tokenizer, prompt.text)) for prompt in prompts) + max_completion_length
     ours = not settings.use_vllm and unsupported(loaded.model, longest) is None  # TRL generates where our decoder cannot
-    trainer = _CalibrationTrainer(
+    torch.manual_seed(seed)  # of an adapter's first weights
+    trainer = CalibrationTrainer(
         model=loaded.model,
         reward_funcs=[reward],
         args=_grpo_config(settings, loaded, max_completion_length, seed, autocast_dtype, folder),
         train_dataset=Dataset.from_list(rows),
         processing_class=loaded.tokenizer,
         rollout_func=_rollouts(loaded, max_completion_length, autocast_dtype) if ours else None,
+        peft_config=adapter_config(settings.lora, loaded.model) if settings.lora else None,
     )
-    trainer.reward, trainer._anchors = reward, []
+    trainer.reward, trainer._seen = reward, []
+    if settings.lora:
+        trainer.first_adapter = adapter_state(trainer.accelerator.unwrap_model(trainer.model))
     reward.known_reference = lambda: trainer.reference_sums
     if teacher.reward == "compatibility":
-        reward.reference = _reference_scorer(trainer, loaded, autocast_dtype)
+        reward.reference = _reference_scorer(trainer, loaded, settings.reference, autocast_dtype)
     return trainer
 
 
-def _go_back(trainer: GRPOTrainer, loaded: LoadedModel, folder: Path, *, before: int) -> int:
-    """Load the last checkpoint from before the budget was spent, the original teacher where there is none; returns its step."""
-    within = [checkpoint for checkpoint in whole_checkpoints(folder / "checkpoints") if checkpoint.step < before]
-    source = within[-1].path if within else trainer.model.config._name_or_path
-    weights = load_model(source, trust_remote_code=loaded.trust_remote_code).model.state_dict()
-    trainer.accelerator.unwrap_model(trainer.model).load_state_dict(weights)
-    return within[-1].step if within else 0
+def _require_other_models(loaded: LoadedModel, proxies: Sequence[LoadedModel]) -> None:
+    teacher = Path(locate(loaded.reference)).resolve()
+    for proxy in proxies:
+        if Path(locate(proxy.reference)).resolve() == teacher:
+            raise UserError.single(
+                f"proxy {proxy.reference}",
+                "the proxy is the teacher, so that compatibility is 0 for every text",
+                "give a smaller model, most naturally a student of another shape distilled from the plain teacher",
+            )
 
 
 def _grpo_config(
@@ -370,7 +288,7 @@ def _grpo_config(
         # Once every group agrees on a mode, gradients vanish and with them Adam's second moment; at TRL's 0.999 the next odd group then
         # moves the policy by several times the learning rate (seen: right answers 1.00 to .75 within three steps).
         adam_beta2=0.95,
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type=settings.lr_scheduler_type,
         warmup_steps=min(5, settings.max_steps // 4),
         beta=settings.anchor_coefficient,
         use_bias_correction_kl=settings.anchor_gradient == "reverse",
@@ -382,7 +300,6 @@ def _grpo_config(
         seed=seed,
         data_seed=seed,
         save_steps=settings.save_steps,
-        save_total_limit=4,
         logging_steps=settings.max_steps + 1,
         report_to="none",
         disable_tqdm=True,
@@ -396,8 +313,19 @@ def _grpo_config(
     )
 
 
-def _reference_scorer(trainer: GRPOTrainer, loaded: LoadedModel, autocast_dtype: torch.dtype | None) -> Scorer:
-    """π₀: the copy that TRL loaded for its KL term, or one of our own where the anchor is off."""
-    reference = frozen_reference(trainer)
-    model = load_model(loaded.reference, trust_remote_code=loaded.trust_remote_code).model if reference is None else reference
+def _reference_scorer(
+    trainer: GRPOTrainer, loaded: LoadedModel, reference: Literal["original", "policy"], autocast_dtype: torch.dtype | None
+) -> Scorer:
+    """What C is measured against: π_θ, or π₀: the policy without its adapter, else the copy that TRL loaded for its KL term, else our own.
+
+    The policy is forwarded once more over the distinct texts. The decoder's own log-probabilities would cost nothing, but they are of the
+    ids that were drawn and not of the text, are rounded as its products are, and exist only where our decoder does.
+    """
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    if reference == "policy":
+        return Scorer(policy, loaded.tokenizer, autocast_dtype=autocast_dtype)
+    if isinstance(policy, PeftModel):
+        return AdapterOffScorer(policy, loaded.tokenizer, autocast_dtype=autocast_dtype)
+    frozen = frozen_reference(trainer)
+    model = load_model(loaded.reference, trust_remote_code=loaded.trust_remote_code).model if frozen is None else frozen
     return Scorer(model, loaded.tokenizer, autocast_dtype=autocast_dtype)

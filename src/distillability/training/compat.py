@@ -59,12 +59,13 @@ class _Positions:
 class LeanGRPOTrainer(GRPOTrainer):
     """A GRPOTrainer that does the same with less: equal completions once, completion tokens only, no logits of a whole batch.
 
-    After each `_compute_loss`, `last_anchor` holds Σ_t (log π_θ − log π₀) of every completion of that micro-batch, [B] in nats at
-    temperature 1, detached; None where no reference takes part in the loss. When rewards are computed, `reference_sums` holds
-    Σ_t log π₀ of every completion, [B]; None where there is no anchor.
+    After each `_compute_loss`, detached, [B], in nats at temperature 1, of every completion of that micro-batch: `last_surprisal` holds
+    −Σ_t log π_θ, and `last_anchor` Σ_t (log π_θ − log π₀), None where no reference takes part in the loss. When rewards are computed,
+    `reference_sums` holds Σ_t log π₀ of every completion, [B]; None where there is no anchor.
     """
 
     last_anchor: torch.Tensor | None = None
+    last_surprisal: torch.Tensor
     reference_sums: torch.Tensor | None = None
     _plain_heads: dict[int, bool]
     _policy_logprobs: torch.Tensor
@@ -115,6 +116,7 @@ class LeanGRPOTrainer(GRPOTrainer):
         else:
             loss = super()._compute_loss(model, inputs)
             logprobs = self._policy_logprobs
+        self.last_surprisal = -(logprobs * mask).sum(1)
         self.last_anchor = None if reference is None else ((logprobs - reference) * mask).sum(1)
         return loss
 

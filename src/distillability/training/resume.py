@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distillability.files import read_jsonl, write_jsonl
+from distillability.files import write_jsonl
 
-__all__ = ["Checkpoint", "MetricsFile", "last_checkpoint", "whole_checkpoints"]
+__all__ = ["Checkpoint", "MetricsFile", "last_checkpoint", "prune", "whole_checkpoints"]
 
 # `trainer_state.json` alone does not prove a whole checkpoint: a kill can fall between any two of these files.
-_PARTS = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "model.safetensors")
+_PARTS = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,17 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
+def prune(folder: Path, *, keep: Callable[[int], bool], newest: int = 4) -> None:
+    """Delete old checkpoints: all but the newest ones, and the newest of those whose step is to be kept."""
+    found = whole_checkpoints(folder)
+    wanted = [checkpoint for checkpoint in found if keep(checkpoint.step)][-1:]
+    for checkpoint in found[:-newest]:
+        if checkpoint not in wanted:
+            shutil.rmtree(checkpoint.path)
+
+
 def _is_whole(path: Path) -> bool:
-    if not all((path / part).is_file() for part in (*_PARTS, *_generators())):
+    if not all((path / part).is_file() for part in (*_PARTS, *_generators())) or not any((path / part).is_file() for part in _WEIGHTS):
         return False
     try:
         json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
@@ -57,25 +69,30 @@ def _generators() -> list[str]:
 
 
 class MetricsFile:
-    """An append-only JSONL file, one line a step; lines after `keep_to_step` are dropped when it is opened."""
+    """An append-only JSONL file, one line a step; lines after `keep_to_step` are dropped when it is opened.
 
-    def __init__(self, path: Path, keep_to_step: int = 0):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in _whole_lines(path) if row["step"] <= keep_to_step]
-        write_jsonl(path, kept)
+    Attributes:
+        rows: all lines so far.
+        writes: whether this process is the one that writes; the others keep the same rows and leave the file alone.
+    """
+
+    def __init__(self, path: Path, keep_to_step: int = 0, *, writes: bool = True):
+        self.path, self.writes = path, writes
+        self.rows = [row for row in _whole_lines(path) if row["step"] <= keep_to_step]
+        if writes:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_jsonl(path, self.rows)
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one line and flush it."""
-        with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(row, allow_nan=False) + "\n")
+        self.rows.append(row)
+        if self.writes:
+            with self.path.open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of `path`; a last line cut off by a kill is left out."""
     if not path.is_file():
         return []
-    text = path.read_text(encoding="utf-8")
-    if text and not text.endswith("\n"):
-        write_jsonl(path, (json.loads(line) for line in text.split("\n")[:-1]))
-    return read_jsonl(path)
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1] if line.strip()]
