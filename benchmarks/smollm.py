@@ -253,7 +253,7 @@ def calibrate(path: Path, proxy: LoadedModel, dtype: torch.dtype | None, folder:
     try:
         outcome = calibration.calibrate_teacher(
             loaded=loaded,
-            proxy=proxy,
+            proxies=[proxy],
             task=TASK,
             prompts=TASK.prompts("calibrate", 4 * steps),
             teacher=Teacher(knob=1.0),

@@ -91,7 +91,7 @@ def test_a_gguf_can_be_calibrated(path: Path, tmp_path: Path, tiny: dict[str, Pa
     task = Parity()
     outcome = calibrate_teacher(
         loaded=load_model(path),
-        proxy=load_model(tiny["proxy"]),
+        proxies=[load_model(tiny["proxy"])],
         task=task,
         prompts=task.prompts("calibrate", 4),
         teacher=Teacher(knob=1.0),
