@@ -46,6 +46,7 @@ def test_the_curve_is_first_and_the_verdict_follows_it(folder: Path) -> None:
     told = (folder / "report.md").read_text(encoding="utf-8")
     assert page.index("<figure>") < page.index("The knob doses: ") < page.index("Knob −1: ") < page.index("Knob +1: ")
     assert told.index("figures/curve.png") < told.index("**The knob doses: ") < told.index("**Knob -1: ")
+    assert [line[:8] for line in told.splitlines() if line.startswith("- **")] == ["- **The ", "- **Knob", "- **Knob"]
     assert "The knob at a glance" not in page
     for inner in ("Knob −0.3: ", "Knob +0.03: "):
         assert inner not in page  # verdicts are of the whole knob and of its ends
