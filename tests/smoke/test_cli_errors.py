@@ -144,7 +144,7 @@ def test_names_of_teachers_that_cannot_be(name: str) -> None:
 @pytest.mark.parametrize(
     ("knobs", "expected"),
     [
-        ("-1,x,1", "sweep.knobs.1: should be a valid number, unable to parse string as a number, not 'x'"),
+        ("-1,x,1", "sweep.knobs.1: should be a valid number, not 'x'"),
         ("-1,,1", "sweep.knobs.1: should be a valid number"),
         ("-1,nan", "sweep.knobs.1: should be a finite number"),
         ("", "sweep.knobs: List should have at least 2 items, not 0"),

@@ -92,7 +92,8 @@ def run(tmp_path: Path) -> TaskContext:
         write_json(teacher_file(context, name, 0), teacher(0.5 + 0.5 * max(-1.0, min(1.0, 2 * one.knob)), abs(one.knob)))
         folder = calibration_folder(tmp_path, "maths", name, 0)
         write_jsonl(folder / "metrics.jsonl", [{"anchor_nats": abs(one.knob)} for _ in range(12)])
-        write_json(folder / "done.json", {"stopped": "anchor over its budget" if one.knob == 1 else None})
+        done = {"steps": 12, "kept_step": 12 if abs(one.knob) < 1 else 10, "stopped": "anchor over its budget" if one.knob == 1 else None}
+        write_json(folder / "done.json", done)
     for seed in (0, 1):
         write_json(student_before_file(context, seed), student(0.0, seed))
     for one in students(context):
@@ -137,13 +138,14 @@ def test_rows_of_a_whole_sweep(run: TaskContext) -> None:
 def test_rows_of_every_teacher(run: TaskContext) -> None:
     found = rows_of(run)
     assert {row.source: row.value for row in found("anchor_flat")} == {
-        "knob_-1": 1.0,
+        "knob_-1": 0.0,
         "knob_-0.3": 1.0,
         "knob_0": 1.0,
         "knob_0.3": 1.0,
         "knob_1": 0.0,
     }
-    assert found("anchor_flat", source="knob_1")[0].reason == "stopped: anchor over its budget"
+    assert found("anchor_flat", source="knob_1")[0].reason == "anchor over its budget"
+    assert found("anchor_flat", source="knob_-1")[0].reason == "the weights of step 10 of 12 were kept"
     predicted = {row.source: row.value for row in found("mode_shift_predicted")}
     assert predicted == pytest.approx({"knob_-1": -20.0, "knob_-0.3": -6.0, "knob_0": 0.0, "knob_0.3": 6.0, "knob_1": 20.0})
     (reached,) = found("mode_shift", source="knob_0.3")
@@ -177,6 +179,17 @@ def test_an_unsampled_run_has_no_sampled_reading(run: TaskContext) -> None:
     assert found("knob_order", decoding="sampled")[0].reason == "students of 0 values of the knob, 3 are needed"
     assert {row.reason for row in found("mode_shift")} == {"the teachers' answers were not sampled"}
     assert {row.reason for row in found("mode_shift_predicted")} == {"the plain teacher's answers were not sampled"}
+
+
+@pytest.mark.parametrize("key", ["advantage", "reference", "proxy_aggregate"])
+def test_where_the_formula_does_not_hold_nothing_is_predicted(run: TaskContext, key: str) -> None:
+    value = {"advantage": "z_sum", "reference": "policy", "proxy_aggregate": "worst"}[key]
+    task = run.config.model_copy(update={"proxies": ["lab:maths/student_steps"]})
+    calibrate = run.recipe.calibrate.model_copy(update={key: value})
+    recipe = run.recipe.model_copy(update={"calibrate": calibrate, "tasks": [task]})
+    rows = rows_of(TaskContext(recipe, "maths", run.run, run.autocast))("mode_shift_predicted")
+    assert len(rows) == 5
+    assert all(row.value is None and f'{key} = "{value}"' in (row.reason or "") for row in rows)
 
 
 def test_any_other_run_has_no_such_rows(run: TaskContext) -> None:

@@ -248,7 +248,7 @@ class Evaluate(_Strict):
 class Sweep(_Strict):
     """What `distillability sweep` makes of a recipe, in the place of its teachers and arms; the other verbs do not read it."""
 
-    knobs: list[float] = Field(
+    knobs: list[Annotated[float, Field(strict=True)]] = Field(
         default=[-1.0, -0.3, -0.1, 0.0, 0.1, 0.3, 1.0], min_length=2, description="A teacher each; the dose calls for values spaced in log."
     )
     objectives: list[ObjectiveName] = Field(default=["seqkd"], min_length=1, description="Students of every teacher, the plain one too.")

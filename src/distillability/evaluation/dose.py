@@ -198,10 +198,10 @@ def anchor_flat(anchors: Sequence[float | None], stopped: str | None = None) -> 
 
     Args:
         anchors: nats a sequence, a step each, in order.
-        stopped: why calibration ended before its last step; what was cut short has not come to rest.
+        stopped: why the teacher is not what the last step left behind; what was cut short has not come to rest.
     """
     if stopped:
-        return Measure(0.0, None, None, len(anchors[-FLAT_STEPS:]), FLAT_RULE, f"stopped: {stopped}")
+        return Measure(0.0, None, None, len(anchors[-FLAT_STEPS:]), FLAT_RULE, stopped)
     known = [nats for nats in anchors[-FLAT_STEPS:] if nats is not None]
     if len(known) < FLAT_STEPS:
         return _missing(f"{len(known)} steps with an anchor, {FLAT_STEPS} are needed", len(known), FLAT_RULE)

@@ -92,7 +92,9 @@ def _teacher_rows(measured: Measured) -> Iterator[Row]:
 def _flat(measured: Measured, name: str, calibration: int) -> Measure:
     folder = calibration_folder(measured.context.run, measured.task, name, calibration)
     lines = read_jsonl(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else []
-    return anchor_flat([line["anchor_nats"] for line in lines], read_json(folder / "done.json")["stopped"])
+    done = read_json(folder / "done.json")
+    earlier = f"the weights of step {done['kept_step']} of {done['steps']} were kept" if done["kept_step"] < done["steps"] else None
+    return anchor_flat([line.get("anchor_nats") for line in lines], done["stopped"] or earlier)
 
 
 def _modes(measured: Measured, name: str, calibration: int | None) -> dict[str, float] | None:
@@ -117,10 +119,9 @@ def _shift(measured: Measured, name: str, calibration: int) -> Measure:
 def _predicted(measured: Measured, name: str) -> Measure:
     settings = measured.context.recipe.calibrate
     shares = _modes(measured, "plain", None)
-    if shares is None:
-        return Measure(None, None, None, 0, "", "the plain teacher's answers were not sampled")
-    if settings.advantage != "fixed_scale":
-        return Measure(None, None, None, 0, "", f'advantage = "{settings.advantage}" whitens C within every group: it has no fixed scale')
+    reason = _unpredictable(measured)
+    if shares is None or reason:
+        return Measure(None, None, None, 0, "", reason or "the plain teacher's answers were not sampled")
     admission = read_json(admission_file(measured.context.run, measured.task))
     return predicted_shift(
         knob=measured.knob(name) or 0.0,
@@ -130,3 +131,15 @@ def _predicted(measured: Measured, name: str) -> Measure:
         scale=admission["scale"]["compatibility"],
         anchor_coefficient=settings.anchor_coefficient,
     )
+
+
+def _unpredictable(measured: Measured) -> str | None:
+    """Why the modes' distance on the plain teacher, over s_C, is not what calibration sees; None where it is."""
+    settings = measured.context.recipe.calibrate
+    if settings.advantage != "fixed_scale":
+        return f'advantage = "{settings.advantage}" whitens C within every group: it has no fixed scale'
+    if settings.reference == "policy":
+        return 'reference = "policy": the modes\' distance in C changes as the policy does'
+    if settings.proxy_aggregate == "worst" and measured.context.config.proxies:
+        return 'proxy_aggregate = "worst": the modes\' distance was measured on the mean of the proxies'
+    return None
