@@ -17,8 +17,9 @@ from distillability.models.load import load_model
 from distillability.ops.policy_loss import clipped_token_loss
 from distillability.scoring.likelihood import Scorer
 from distillability.training import compat
-from distillability.training.calibrate import CalibrationTrainer, calibrate_teacher
+from distillability.training.calibrate import calibrate_teacher
 from distillability.training.reward import CompositeReward
+from distillability.training.trainer import CalibrationTrainer
 from distillability.types import Grade, Prompt
 from tiny import Parity
 

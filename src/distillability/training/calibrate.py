@@ -29,7 +29,7 @@ from distillability.rollouts import complete_ids
 from distillability.rollouts.fast import unsupported
 from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task
-from distillability.training.compat import LeanGRPOTrainer, frozen_reference
+from distillability.training.compat import frozen_reference
 from distillability.training.floor import Floor, held_out_accuracy
 from distillability.training.keep import go_back, on_a_full_disk, save
 from distillability.training.lora import AdapterOffScorer, adapter_config, adapter_state
@@ -37,46 +37,10 @@ from distillability.training.monitors import StepRecord
 from distillability.training.resume import Checkpoint, MetricsFile, last_checkpoint, whole_checkpoints
 from distillability.training.reward import CompositeReward
 from distillability.training.stops import CalibrationStopped, Stop
+from distillability.training.trainer import CalibrationTrainer
 from distillability.types import Prompt
 
-__all__ = ["CalibrationTrainer", "calibrate_teacher", "calibration_trainer"]
-
-
-class CalibrationTrainer(LeanGRPOTrainer):
-    """Remembers what the loss saw of each step, beside what the reward saw, and lets no loss that is not finite pass."""
-
-    reward: CompositeReward
-    metrics_file: MetricsFile
-    floor: Floor | None = None
-    first_adapter: dict[str, torch.Tensor] | None = None
-    _seen: list[dict[str, torch.Tensor]]
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        loss = super()._compute_loss(model, inputs)
-        self._require_finite(loss)
-        seen = {"surprisal": self.last_surprisal, "tokens": inputs["completion_mask"].sum(1)}
-        self._seen.append(seen if self.last_anchor is None else seen | {"anchor": self.last_anchor})
-        return loss
-
-    def _require_finite(self, loss: torch.Tensor) -> None:
-        """Told of all processes' losses, each of them stops."""
-        losses = self.accelerator.gather(loss.detach().reshape(1))
-        if not losses.isfinite().all():
-            raise CalibrationStopped(f"the loss is {losses[~losses.isfinite()][0].item()}, in step {self.state.global_step + 1}")
-
-    def pop_step(self) -> dict[str, Any]:
-        """The metrics of the step: the reward's, and over the completions of all processes
-
-        entropy: the mean over sampled tokens of −log π_θ, in nats, which is unbiased for the entropy of the next token.
-        anchor_nats: the mean over completions of Σ_t (log π_θ − log π₀); None without a reference.
-        """
-        seen, self._seen = self._seen, []
-        columns = {key: self.accelerator.gather(torch.cat([part[key] for part in seen])) for key in seen[0]}
-        return {
-            **self.reward.metrics,
-            "entropy": float(columns["surprisal"].sum() / columns["tokens"].sum()),
-            "anchor_nats": float(columns["anchor"].mean()) if "anchor" in columns else None,
-        }
+__all__ = ["calibrate_teacher", "calibration_trainer"]
 
 
 def calibrate_teacher(

@@ -6,26 +6,17 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from distillability.config.recipe import Calibrate
-from distillability.training.floor import Floor
-from distillability.training.resume import MetricsFile, prune
+from distillability.training.resume import prune
 from distillability.training.stops import CalibrationStopped, Stop, Watched, find_stop
+from distillability.training.trainer import CalibrationTrainer
 
-__all__ = ["StepRecord", "SteppingTrainer"]
-
-
-class SteppingTrainer(Protocol):
-    """What the record asks of a trainer."""
-
-    metrics_file: MetricsFile
-    floor: Floor | None
-
-    def pop_step(self) -> dict[str, Any]: ...
+__all__ = ["StepRecord"]
 
 
 class StepRecord(TrainerCallback):
@@ -34,7 +25,7 @@ class StepRecord(TrainerCallback):
     A step's completions were drawn before its update, so what they show is the policy that the step before left behind.
     """
 
-    def __init__(self, trainer: SteppingTrainer, settings: Calibrate, progress: Callable[[int, int], None]):
+    def __init__(self, trainer: CalibrationTrainer, settings: Calibrate, progress: Callable[[int, int], None]):
         self.trainer, self.settings, self.progress = trainer, settings, progress
         self.started = time.perf_counter()
         self.stop: Stop | None = None
