@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,9 @@ import pytest
 import torch
 from test_calibration import SETTINGS, _arguments, _weights
 
-from distillability.config.recipe import Stops
+from distillability.config.recipe import AccuracyFloor, Stops
 from distillability.errors import UserError
-from distillability.files import read_jsonl
+from distillability.files import read_json, read_jsonl, write_json
 from distillability.models.load import load_model
 from distillability.ops.policy_loss import clipped_token_loss
 from distillability.scoring.likelihood import Scorer
@@ -176,3 +179,41 @@ def test_the_metrics_of_a_step(tiny: dict[str, Path], tmp_path: Path, monkeypatc
     assert row["entropy"] > 0 and row["entropy"] == pytest.approx(free["entropy"], rel=1e-5)
     assert row["all_right_groups"] + row["all_wrong_groups"] + row["mixed_groups"] == pytest.approx(1)
     assert 0 <= row["repeated"] <= 1 and 0 <= row["truncated"] <= 1
+
+
+class BrokenElsewhere(Broken):
+    """A grader that breaks in the second process alone."""
+
+    def grade(self, prompt: Prompt, text: str) -> Grade:
+        return super().grade(prompt, text) if os.environ.get("RANK") == "1" else Parity.grade(self, prompt, text)
+
+
+def _outcome_of_one_process(tiny: dict[str, Path], folder: Path) -> None:
+    """A calibration with an accuracy floor, whose grader breaks in one process; leaves what this one was told."""
+    floor = AccuracyFloor(accuracy=0.2, eval_steps=1)
+    task = BrokenElsewhere(_raise)
+    task.calls = -550  # it breaks after its half of the measurements of the plain teacher and of the first step
+    outcome = _run(tiny, folder, task, prompts_per_step=2, accuracy_floor=floor)
+    write_json(folder / f"{os.environ['RANK']}.json", outcome | {"seconds": 0})
+
+
+def test_what_stops_one_process_stops_all(tiny: dict[str, Path], tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}\n"
+        "from pathlib import Path\n"
+        "import test_stopping as t\n"
+        f"tiny = {{name: Path(path) for name, path in { ({k: str(v) for k, v in tiny.items()})!r}.items()}}\n"
+        f"t._outcome_of_one_process(tiny, Path({str(tmp_path / 'out')!r}))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone", str(script)]
+    done = subprocess.run(
+        command, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    first, second = (read_json(tmp_path / "out" / f"{rank}.json") for rank in (0, 1))
+    assert first == second
+    assert "raised ZeroDivisionError" in first["stopped"]
+    assert read_jsonl(tmp_path / "out" / "accuracy_floor.jsonl")[0]["n"] == 512
+    assert 1 <= first["kept_step"] <= first["steps"] < 5
