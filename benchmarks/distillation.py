@@ -38,7 +38,7 @@ from distillability.lab.tokenizers import character_tokenizer
 from distillability.models.load import load_model
 from distillability.objectives import OBJECTIVES
 from distillability.ops.projection import projected_sum, projector
-from distillability.tasks.maths import ALPHABET, Maths
+from distillability.tasks.maths import Maths
 from distillability.training.distill import StudentSettings, student_trainer
 from distillability.training.signals import record_signals
 from distillability.types import Trace
@@ -56,7 +56,7 @@ def endless_model(folder: Path, *, layers: int, width: int, seed: int) -> Path:
 
     One dimension of the residual stream is a constant that no layer writes to; the head reads it with a large negative weight.
     """
-    tokenizer = character_tokenizer(ALPHABET)
+    tokenizer = character_tokenizer(Maths().alphabet)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
