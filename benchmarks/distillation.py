@@ -86,7 +86,7 @@ def endless_model(folder: Path, *, layers: int, width: int, seed: int) -> Path:
 def traces(n: int) -> list[Trace]:
     """Random texts of one length, so that an off-policy batch is as long as an on-policy one."""
     rng = random.Random(0)
-    letters = [letter for letter in ALPHABET if letter.strip()]
+    letters = [letter for letter in Maths().alphabet if letter.strip()]
     return [Trace(prompt.id, prompt.text, "".join(rng.choices(letters, k=LENGTH - 1))) for prompt in Maths().prompts("query", n)]
 
 
