@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distillability.errors import UserError
 
-__all__ = ["completion_ids", "end_of_turn_id", "prompt_ids", "survives"]
+__all__ = ["completion_ids", "end_of_turn_id", "prompt_ids", "rendered_once", "survives", "surviving_ids"]
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, demonstrations: Sequence[tuple[str, str]] = ()) -> list[int]:
@@ -36,6 +36,14 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, demonstrations: 
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def rendered_once(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], demonstrations: Sequence[tuple[str, str]] = ()
+) -> list[list[int]]:
+    """`prompt_ids` of each prompt; one that comes several times is rendered once, since a template costs more than all else here."""
+    known = {prompt: prompt_ids(tokenizer, prompt, demonstrations) for prompt in dict.fromkeys(prompts)}
+    return [known[prompt] for prompt in prompts]
+
+
 def completion_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of an assistant's text, without the end of turn."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -56,5 +64,10 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def survives(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     """Whether encoding and decoding gives `text` back, so that this model scores the text itself and not a neighbour of it."""
+    return surviving_ids(tokenizer, text) is not None
+
+
+def surviving_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | None:
+    """`completion_ids` of a text that survives encoding; None of one that does not."""
     ids = completion_ids(tokenizer, text)
-    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text
+    return ids if tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text else None

@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
+from distillability.models.chat import completion_ids, end_of_turn_id, rendered_once
 from distillability.models.load import LoadedModel
 from distillability.models.mode import evaluating
 from distillability.rollouts.fast import Decoder, unsupported
@@ -53,8 +53,8 @@ def complete(
     tokenizer = loaded.tokenizer
     starts = [prefill for prefill in prefills or [""] * len(prompts) for _ in range(samples)]
     asked = [prompt for prompt in prompts for _ in range(samples)]
-    rendered = {prompt: prompt_ids(tokenizer, prompt, demonstrations) for prompt in dict.fromkeys(prompts)}
-    encoded = [rendered[prompt] + completion_ids(tokenizer, start) for prompt, start in zip(asked, starts, strict=True)]
+    rendered = rendered_once(tokenizer, asked, demonstrations)
+    encoded = [ids + completion_ids(tokenizer, start) for ids, start in zip(rendered, starts, strict=True)]
     devices = [] if loaded.device.type == "cpu" else [loaded.device]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

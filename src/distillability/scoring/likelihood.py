@@ -10,12 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distillability.errors import UserError
-from distillability.models.chat import (
-    completion_ids,
-    end_of_turn_id,
-    prompt_ids,
-    survives,
-)
+from distillability.models.chat import end_of_turn_id, rendered_once, surviving_ids
 from distillability.models.head import has_plain_head, states_and_head
 from distillability.models.mode import evaluating
 from distillability.ops.logprobs import chosen_logprobs
@@ -93,15 +88,15 @@ class Scorer:
         return found
 
     def _encode(self, prompts: Sequence[str], texts: Sequence[str], cut: Sequence[bool]) -> list[_Encoded]:
-        """What can be scored; a prompt is rendered once however many texts answer it."""
-        rendered: dict[str, list[int]] = {}
-        encoded = []
+        """What can be scored."""
+        asked, kept = [], {}
         for row, (prompt, text, is_cut) in enumerate(zip(prompts, texts, cut, strict=True)):
-            if is_cut or not text or not survives(self.tokenizer, text):
-                continue
-            if prompt not in rendered:
-                rendered[prompt] = prompt_ids(self.tokenizer, prompt)
-            encoded.append(_Encoded(row, rendered[prompt], [*completion_ids(self.tokenizer, text), end_of_turn_id(self.tokenizer)]))
+            ids = None if is_cut or not text else surviving_ids(self.tokenizer, text)
+            if ids is not None:
+                asked.append(prompt)
+                kept[row] = [*ids, end_of_turn_id(self.tokenizer)]
+        rendered = rendered_once(self.tokenizer, asked)
+        encoded = [_Encoded(row, prompt, ids) for (row, ids), prompt in zip(kept.items(), rendered, strict=True)]
         self._require_fit(encoded)
         return encoded
 

@@ -22,7 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from distillability.config.recipe import Calibrate, Teacher
 from distillability.errors import UserError
-from distillability.models.chat import prompt_ids
+from distillability.models.chat import rendered_once
 from distillability.models.load import LoadedModel, load_model
 from distillability.models.locate import locate
 from distillability.rollouts import complete_ids
@@ -159,9 +159,7 @@ def _rollouts(loaded: LoadedModel, max_new_tokens: int, autocast_dtype: torch.dt
 
     def roll_out(prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
         policy = replace(loaded, model=trainer.accelerator.unwrap_model(trainer.model))
-        texts = [message["content"] for (message,) in prompts]
-        rendered = {text: prompt_ids(loaded.tokenizer, text) for text in dict.fromkeys(texts)}
-        encoded = [rendered[text] for text in texts]
+        encoded = rendered_once(loaded.tokenizer, [message["content"] for (message,) in prompts])
         ids = complete_ids(policy, encoded, decoding="sampled", max_new_tokens=max_new_tokens, autocast_dtype=autocast_dtype)
         return {"prompt_ids": encoded, "completion_ids": ids, "logprobs": None}
 
@@ -198,7 +196,7 @@ def calibration_trainer(
     needed = settings.prompts_per_step * settings.max_steps * PartialState().num_processes
     rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in prompts]
     rows *= -(-needed // len(rows))
-    longest = max(len(prompt_ids(loaded.tokenizer, prompt.text)) for prompt in prompts) + max_completion_length
+    longest = max(map(len, rendered_once(loaded.tokenizer, [prompt.text for prompt in prompts]))) + max_completion_length
     ours = not settings.use_vllm and unsupported(loaded.model, longest) is None  # TRL generates where our decoder cannot
     torch.manual_seed(seed)  # of an adapter's first weights
     trainer = CalibrationTrainer(
