@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from distillability.models.chat import completion_ids, end_of_turn_id, rendered_once
 from distillability.models.load import LoadedModel
@@ -15,7 +16,7 @@ from distillability.models.mode import evaluating
 from distillability.rollouts.fast import Decoder, unsupported
 from distillability.types import Decoding
 
-__all__ = ["Completions", "complete", "complete_ids", "decoding_dtype"]
+__all__ = ["Completions", "complete", "complete_ids", "decoding_dtype", "read_completions"]
 
 _log = logging.getLogger(__name__)
 _SMALLEST_HALF_WIDTH = 512  # hidden size; below it, conversions cost a decoding step more than half-sized products save
@@ -23,8 +24,13 @@ _SMALLEST_HALF_WIDTH = 512  # hidden size; below it, conversions cost a decoding
 
 @dataclass(frozen=True)
 class Completions:
-    """Texts in the order of the prompts, `samples` of each prompt side by side, and whether each hit the length limit."""
+    """In the order of the prompts, `samples` of each prompt side by side.
 
+    ids: the new tokens without the end of turn; texts: what they say, after the prefill where there was one; truncated: whether the length
+    limit came before the end of turn.
+    """
+
+    ids: list[list[int]]
     texts: list[str]
     truncated: list[bool]
 
@@ -55,21 +61,25 @@ def complete(
     asked = [prompt for prompt in prompts for _ in range(samples)]
     rendered = rendered_once(tokenizer, asked, demonstrations)
     encoded = [ids + completion_ids(tokenizer, start) for ids, start in zip(rendered, starts, strict=True)]
-    devices = [] if loaded.device.type == "cpu" else [loaded.device]
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        rows = complete_ids(
-            loaded,
-            encoded,
-            decoding=decoding,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            autocast_dtype=autocast_dtype,
-        )
+    rows = complete_ids(
+        loaded,
+        encoded,
+        decoding=decoding,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        batch_size=batch_size,
+        autocast_dtype=autocast_dtype,
+    )
+    said = read_completions(tokenizer, rows)
+    return replace(said, texts=[start + text for start, text in zip(starts, said.texts, strict=True)])
+
+
+def read_completions(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> Completions:
+    """What rows of new token ids say; a row without its end of turn was cut off."""
     end = end_of_turn_id(tokenizer)
     kept = [ids[: ids.index(end)] if end in ids else ids for ids in rows]
-    decoded = tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Completions([start + text for start, text in zip(starts, decoded, strict=True)], [end not in ids for ids in rows])
+    texts = tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return Completions(kept, texts, [end not in ids for ids in rows])
 
 
 def complete_ids(
@@ -78,13 +88,23 @@ def complete_ids(
     *,
     decoding: Decoding,
     max_new_tokens: int,
+    seed: int | None = None,
     batch_size: int = 500,
     autocast_dtype: torch.dtype | None = None,
 ) -> list[list[int]]:
-    """The new token ids of each prompt, its end of turn included where it came; draws from torch's global generator.
+    """The new token ids of each prompt, its end of turn included where it came.
+
+    Args:
+        seed: of a generator for this call alone; None draws from torch's global one.
 
     With our decoder a row's tokens depend on the generator and the row's place among `prompts`, not on the batch it falls in.
     """
+    if seed is not None:
+        with torch.random.fork_rng(devices=[] if loaded.device.type == "cpu" else [loaded.device]):
+            torch.manual_seed(seed)
+            return complete_ids(
+                loaded, prompts, decoding=decoding, max_new_tokens=max_new_tokens, batch_size=batch_size, autocast_dtype=autocast_dtype
+            )
     model, end = loaded.model, end_of_turn_id(loaded.tokenizer)
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     found: list[list[int]] = [[] for _ in prompts]
@@ -103,7 +123,7 @@ def complete_ids(
         else:
             texts = _generate(loaded, batch, decoding, max_new_tokens, autocast_dtype)
         for row, ids in zip(rows, texts, strict=True):
-            found[row] = ids[: ids.index(end) + 1] if end in ids else ids
+            found[row] = ids
     return found
 
 
@@ -122,7 +142,7 @@ def _say_fallback(reason: str) -> None:
 def _generate(
     loaded: LoadedModel, prompts: Sequence[Sequence[int]], decoding: Decoding, max_new_tokens: int, autocast_dtype: torch.dtype | None
 ) -> list[list[int]]:
-    """New token ids of each row, end of turn and what follows it included."""
+    """New token ids of each row, its end of turn included where it came."""
     batch = loaded.tokenizer.pad({"input_ids": [list(prompt) for prompt in prompts]}, padding_side="left", return_tensors="pt")
     batch = batch.to(loaded.device)
     sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if decoding == "sampled" else {"do_sample": False}
@@ -134,5 +154,6 @@ def _generate(
             pad_token_id=loaded.tokenizer.pad_token_id,
             **sampling,
         )
+    end = end_of_turn_id(loaded.tokenizer)
     rows: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()
-    return rows
+    return [ids[: ids.index(end) + 1] if end in ids else ids for ids in rows]  # what follows it is padding

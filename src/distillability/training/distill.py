@@ -144,12 +144,9 @@ class _StudentTrainer(Trainer):
 
     def _on_policy(self, batch: dict[str, Any], seed: int) -> dict[str, Any]:
         """The batch with the student's own completions: the ids that it sampled, not the ids that their text would encode to."""
-        devices = [] if self.student.device.type == "cpu" else [self.student.device]
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            completions = complete_ids(
-                self.student, batch["prompts"], decoding="sampled", max_new_tokens=self.settings.max_completion_length
-            )
+        completions = complete_ids(
+            self.student, batch["prompts"], decoding="sampled", max_new_tokens=self.settings.max_completion_length, seed=seed
+        )
         rows = [{"example": Example(prompt, ids)} for prompt, ids in zip(batch["prompts"], completions, strict=True)]
         return _collate(rows, self.student.tokenizer.pad_token_id)
 

@@ -22,6 +22,7 @@ from distillability.rewards.compose import compose_advantage
 from distillability.rewards.length import length_reward
 from distillability.rewards.right import counts_as_right
 from distillability.rewards.schedule import scheduled_knob
+from distillability.rollouts import read_completions
 from distillability.scoring.likelihood import Likelihood, Scorer
 from distillability.tasks.base import Task
 from distillability.training.floor import Floor
@@ -89,15 +90,14 @@ class CompositeReward:
         return advantages[own : own + len(prompt_id)]
 
     def _score(self, questions: Sequence[Prompt], ids: Sequence[list[int]]) -> list[_Scored]:
-        texts, truncated = self._decode(ids)
+        said = read_completions(self.policy_tokenizer, ids)
+        texts, truncated = said.texts, said.truncated
         grades = [grade_text(self.task, *row) for row in zip(questions, texts, truncated, strict=True)]
         try:
             values, plain, reused = self._calibration_values(questions, texts, truncated, ids)
         except UserError as error:  # a model that gives no finite likelihood, or a text beyond its context
             raise RewardFailure("; ".join(f"{problem.where}: {problem.what}" for problem in error.problems)) from error
-        end = end_of_turn_id(self.policy_tokenizer)
-        looping = [repeats(row if cut else row[: row.index(end)]) for row, cut in zip(ids, truncated, strict=True)]
-        columns = zip(texts, truncated, looping, grades, values.T.tolist(), plain, strict=True)
+        columns = zip(texts, truncated, map(repeats, said.ids), grades, values.T.tolist(), plain, strict=True)
         return [_Scored(text, cut, loops, grade, tuple(own), logprob, reused) for text, cut, loops, grade, own, logprob in columns]
 
     def _compose(self, scored: Sequence[_Scored], step: int) -> tuple[list[float], dict[str, Any]]:
@@ -130,14 +130,6 @@ class CompositeReward:
         if self.floor is None:
             return knob, 0.0
         return (0.0 if self.floor.silent else knob), self.floor.multiplier
-
-    def _decode(self, completion_ids: Sequence[list[int]]) -> tuple[list[str], list[bool]]:
-        """Texts as the policy's tokenizer decodes them; a completion without its end of turn was cut off."""
-        end = end_of_turn_id(self.policy_tokenizer)
-        truncated = [end not in ids for ids in completion_ids]
-        kept = [ids if cut else ids[: ids.index(end)] for ids, cut in zip(completion_ids, truncated, strict=True)]
-        decoded = [self.policy_tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False) for ids in kept]
-        return decoded, truncated
 
     def _counts_as_right(self, grade: Grade) -> bool:
         return counts_as_right(grade, self.settings.require)
