@@ -115,7 +115,7 @@ def _convert_models(recipe: Recipe, tell: Callable[[str], None]) -> None:
     """Convert the GGUF files that a recipe names before any of its processes asks for one."""
     from distillability.models.gguf import is_gguf
 
-    named = dict.fromkeys(reference for task in recipe.tasks for reference in (task.teacher, task.proxy, *task.proxies, task.student))
+    named = dict.fromkeys(reference for task in recipe.tasks for reference in task.models.values())
     files = [reference for reference in named if is_gguf(reference)]
     if files:
         from distillability.models.convert import as_folder

@@ -59,6 +59,17 @@ class _TaskBase(_Strict):
         default_factory=dict, description="Student learning rate per objective, chosen on the validate split."
     )
 
+    @property
+    def all_proxies(self) -> list[str]:
+        """`proxy` and whatever stands beside it."""
+        return [self.proxy, *self.proxies]
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The causal language models by role: the key that names each."""
+        further = {f"proxies.{index}": reference for index, reference in enumerate(self.proxies)}
+        return {"teacher": self.teacher, "proxy": self.proxy, **further, "student": self.student}
+
     @model_validator(mode="after")
     def _name_defaults_to_type(self) -> _TaskBase:
         if not self.name:

@@ -14,7 +14,7 @@ from distillability.rollouts import complete
 from distillability.tasks.base import Task
 from distillability.types import Decoding, Grade, Prompt
 
-__all__ = ["Evaluation", "evaluate_model"]
+__all__ = ["Evaluation", "evaluate_model", "shares_by_prompt"]
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,16 @@ def evaluate_model(
         autocast_dtype=autocast_dtype,
     )
     asked = [prompt for prompt in prompts for _ in range(samples)]
-    grades = [
-        Grade(right=False) if cut else task.grade(prompt, text)
-        for prompt, text, cut in zip(asked, completions.texts, completions.truncated, strict=True)
-    ]
+    grades = [task.grade_completion(*row) for row in zip(asked, completions.texts, completions.truncated, strict=True)]
     checks_steps = any(grade.right_steps is not None for grade in grades)
     tells_answers = any(grade.answer_only is not None for grade in grades)
     modes = Counter(grade.mode for grade in grades)
     return Evaluation(
         decoding=decoding,
         samples=samples,
-        right=_shares([grade.right for grade in grades], samples),
-        right_steps=_shares([bool(grade.right_steps) for grade in grades], samples) if checks_steps else None,
-        answer_only=_shares([bool(grade.answer_only) for grade in grades], samples) if tells_answers else None,
+        right=shares_by_prompt([grade.right for grade in grades], samples),
+        right_steps=shares_by_prompt([bool(grade.right_steps) for grade in grades], samples) if checks_steps else None,
+        answer_only=shares_by_prompt([bool(grade.answer_only) for grade in grades], samples) if tells_answers else None,
         mean_bytes=sum(len(text.encode()) for text in completions.texts) / len(grades),
         modes={mode: modes[mode] / len(grades) for mode in task.modes},
         n_truncated=sum(completions.truncated),
@@ -90,6 +87,6 @@ def evaluate_model(
     )
 
 
-def _shares(values: Sequence[bool], samples: int) -> list[float]:
-    """Mean over the samples of each prompt."""
+def shares_by_prompt(values: Sequence[bool], samples: int) -> list[float]:
+    """The share of true values among the samples of each prompt, which stand side by side."""
     return [sum(values[start : start + samples]) / samples for start in range(0, len(values), samples)]

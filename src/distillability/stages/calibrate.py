@@ -47,7 +47,7 @@ def calibration_jobs(context: TaskContext) -> list[Job]:
     admission = read_json(admission_file(context.run, context.task_name))
     if not admission["passed"] and not context.recipe.calibrate.force:
         raise UserError.single(
-            f"tasks.{context.task_name}.proxy = {', '.join(_proxies(context))}",
+            f"tasks.{context.task_name}.proxy = {', '.join(context.config.all_proxies)}",
             f"fails admission: {admission['summary']}",
             admission["advice"],
         )
@@ -92,17 +92,14 @@ def _sample(context: TaskContext, plain: LoadedModel) -> _Sampled:
         autocast_dtype=context.teacher_dtype,
     )
     asked = [prompt for prompt in prompts for _ in range(settings.num_generations)]
-    grades = [
-        Grade(right=False) if cut else context.task.grade(prompt, text)
-        for prompt, text, cut in zip(asked, completions.texts, completions.truncated, strict=True)
-    ]
+    grades = [context.task.grade_completion(*row) for row in zip(asked, completions.texts, completions.truncated, strict=True)]
     right = [counts_as_right(grade, settings.require) for grade in grades]
     return _Sampled(asked, completions.texts, completions.truncated, grades, right)
 
 
 def _admission(context: TaskContext, proof: Path) -> None:
     """Every proxy is judged by itself, and each must pass; s_C is of the one C that they make together."""
-    settings, names = context.recipe.calibrate, _proxies(context)
+    settings, names = context.recipe.calibrate, context.config.all_proxies
     plain = context.plain()
     sampled = _sample(context, plain)
     reference = context.scorer(plain).score(*sampled.columns)
@@ -158,10 +155,6 @@ def _together(names: Sequence[str], admissions: Sequence[Admission]) -> dict[str
     }
 
 
-def _proxies(context: TaskContext) -> list[str]:
-    return [context.config.proxy, *context.config.proxies]
-
-
 def _scales(values: torch.Tensor, lengths: torch.Tensor, how: Aggregate) -> dict[str, tuple[torch.Tensor, float]]:
     """By the name of each scale what is scaled [K, N], and a knob of the direction for which it holds."""
     if how == "mean" or len(values) == 1:
@@ -171,7 +164,7 @@ def _scales(values: torch.Tensor, lengths: torch.Tensor, how: Aggregate) -> dict
 
 def _scale_name(context: TaskContext, teacher: Teacher) -> str:
     """The worst case over several proxies is another C for either direction of the knob, with another scale."""
-    worst = len(_proxies(context)) > 1 and context.recipe.calibrate.proxy_aggregate == "worst"
+    worst = len(context.config.all_proxies) > 1 and context.recipe.calibrate.proxy_aggregate == "worst"
     return "compatibility_down" if worst and teacher.reward == "compatibility" and teacher.knob < 0 else teacher.reward
 
 
@@ -192,7 +185,7 @@ def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) 
     prompts = _prompts(context, calibration)
     outcome = calibrate_teacher(
         loaded=context.plain(),
-        proxies=[context.load(name) for name in _proxies(context)] if teacher.reward == "compatibility" else [],
+        proxies=[context.load(name) for name in context.config.all_proxies] if teacher.reward == "compatibility" else [],
         task=context.task,
         prompts=prompts,
         teacher=teacher,

@@ -35,7 +35,7 @@ list. A lowered distillability lowers the yield of the attacks tried; it does no
 
 def _rows(context: TaskContext, teacher: Teacher, outcome: dict[str, Any]) -> dict[str, str]:
     settings = context.recipe.calibrate
-    proxies = [context.config.proxy, *context.config.proxies]
+    proxies = context.config.all_proxies
     rows = {
         "original teacher": f"`{context.config.teacher}`",
         "knob": f"{teacher.knob:+g} (> 0 raises distillability, < 0 lowers it)",

@@ -104,7 +104,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _parents(recipe: Recipe) -> Iterator[dict[str, Any]]:
-    models = dict.fromkeys(reference for task in recipe.tasks for reference in (task.teacher, task.proxy, *task.proxies, task.student))
+    models = dict.fromkeys(reference for task in recipe.tasks for reference in task.models.values())
     models |= dict.fromkeys(task.reward_model for task in recipe.tasks if isinstance(task, InstructionsTask) and task.reward_model)
     for reference in models:
         yield {"model": reference, **_fingerprint(reference)}

@@ -117,7 +117,7 @@ def _task_problems(recipe: Recipe, config: TaskConfig) -> Iterator[Problem]:
     task, problems = _try(lambda: build_task(config))
     yield from problems
     models: dict[str, ModelFacts | None] = {}
-    for role, reference in _references(config).items():
+    for role, reference in config.models.items():
         models[role], problems = _try(lambda reference=reference: read_facts(reference))  # type: ignore[misc]
         yield from (Problem(f"tasks.{config.name}.{role} = {problem.where}", problem.what, problem.mend) for problem in problems)
     checked = _Checked(recipe, config, task, models)
@@ -133,12 +133,6 @@ def _task_problems(recipe: Recipe, config: TaskConfig) -> Iterator[Problem]:
         yield from _source_problems(checked, task)
         yield from _budget_problems(checked, task)
         yield from _length_problems(checked, task)
-
-
-def _references(config: TaskConfig) -> dict[str, str]:
-    """The models of a task by role."""
-    further = {f"proxies.{index}": reference for index, reference in enumerate(config.proxies)}
-    return {"teacher": config.teacher, "proxy": config.proxy, **further, "student": config.student}
 
 
 def _try(build: Callable[[], Any]) -> tuple[Any, tuple[Problem, ...]]:

@@ -58,6 +58,10 @@ class Task(ABC):
     def grade(self, prompt: Prompt, text: str) -> Grade:
         """Grade one complete text. Never raises on strange text: that is graded wrong."""
 
+    def grade_completion(self, prompt: Prompt, text: str, truncated: bool) -> Grade:
+        """Grade what a model said: a truncated text is wrong, whatever it says so far."""
+        return Grade(right=False) if truncated else self.grade(prompt, text)
+
     def prompts(self, split: Split, n: int) -> list[Prompt]:
         """The first `n` prompts of a split; fewer where the split has fewer."""
         return [prompt for _, prompt in zip(range(n), self.stream(split), strict=False)]

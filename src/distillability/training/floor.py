@@ -22,6 +22,7 @@ from accelerate.utils import gather_object
 
 from distillability.config.recipe import AccuracyFloor, Calibrate
 from distillability.errors import UserError
+from distillability.evaluation.harness import shares_by_prompt
 from distillability.evaluation.intervals import prompt_mean
 from distillability.models.load import LoadedModel
 from distillability.models.mode import evaluating
@@ -146,5 +147,4 @@ def _shares(
         grades = [grade_text(task, *row) for row in zip(prompts, texts, truncated, strict=True)]
     except RewardFailure as failure:
         return str(failure)
-    right = [counts_as_right(grade, settings.require) for grade in grades]
-    return [sum(right[start : start + samples]) / samples for start in range(0, len(right), samples)]
+    return shares_by_prompt([counts_as_right(grade, settings.require) for grade in grades], samples)

@@ -18,11 +18,9 @@ def grade_text(task: Task, prompt: Prompt, text: str, truncated: bool) -> Grade:
     Raises:
         RewardFailure: the grader raised, or returned something else than yes, no, or (where it may) None.
     """
-    if truncated:
-        return Grade(right=False)
     where = f"the grader of {task.name}, on prompt {prompt.id},"
     try:
-        grade = task.grade(prompt, text)
+        grade = task.grade_completion(prompt, text, truncated)
     except Exception as error:
         raise RewardFailure(f"{where} raised {type(error).__name__}: {error}") from error
     for name in ("right", "right_steps", "answer_only"):
