@@ -50,7 +50,7 @@ from distillability.rollouts.generate import _generate, decoding_dtype
 from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task, split_of
 from distillability.tasks.maths import Maths
-from distillability.training.calibrate import _grpo_config, calibration_trainer
+from distillability.training.calibrate import Calibration, _grpo_config, calibration_trainer
 from distillability.training.monitors import StepRecord
 from distillability.training.resume import MetricsFile
 from distillability.training.reward import CompositeReward
@@ -186,14 +186,16 @@ def build(side: str, shape: Shape, dtype: str, folder: str) -> GRPOTrainer:
     output = Path(tempfile.mkdtemp(dir=home))
     if side == "ours":
         trainer: GRPOTrainer = calibration_trainer(
-            loaded=loaded,
-            proxies=[proxy],
-            prompts=prompts,
-            max_completion_length=shape.length,
-            seed=0,
-            autocast_dtype=DTYPES[dtype],
-            folder=output,
-            **shared,
+            Calibration(
+                loaded=loaded,
+                proxies=[proxy],
+                prompts=prompts,
+                max_completion_length=shape.length,
+                seed=0,
+                autocast_dtype=DTYPES[dtype],
+                folder=output,
+                **shared,
+            )
         )
         trainer.metrics_file = MetricsFile(output / "metrics.jsonl")
         trainer.add_callback(StepRecord(trainer, shape.settings, lambda step, total: None))

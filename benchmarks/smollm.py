@@ -252,17 +252,19 @@ def calibrate(path: Path, proxy: LoadedModel, dtype: torch.dtype | None, folder:
     complete_ids, calibration.complete_ids = calibration.complete_ids, counted
     try:
         outcome = calibration.calibrate_teacher(
-            loaded=loaded,
-            proxies=[proxy],
-            task=TASK,
-            prompts=TASK.prompts("calibrate", 4 * steps),
-            teacher=Teacher(knob=1.0),
-            settings=settings,
-            scale=spread(loaded, proxy, dtype),
-            max_completion_length=SHORT_TOKENS,
-            seed=0,
-            autocast_dtype=dtype,
-            folder=folder,
+            calibration.Calibration(
+                loaded=loaded,
+                proxies=[proxy],
+                task=TASK,
+                prompts=TASK.prompts("calibrate", 4 * steps),
+                teacher=Teacher(knob=1.0),
+                settings=settings,
+                scale=spread(loaded, proxy, dtype),
+                max_completion_length=SHORT_TOKENS,
+                seed=0,
+                autocast_dtype=dtype,
+                folder=folder,
+            )
         )
     finally:
         calibration.complete_ids = complete_ids

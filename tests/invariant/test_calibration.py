@@ -23,7 +23,7 @@ from distillability.models.chat import prompt_ids
 from distillability.models.load import LoadedModel, load_model
 from distillability.scoring.likelihood import Scorer
 from distillability.training import calibrate as module
-from distillability.training.calibrate import calibrate_teacher
+from distillability.training.calibrate import Calibration, calibrate_teacher
 from distillability.training.reward import CompositeReward
 from tiny import Parity
 
@@ -50,7 +50,7 @@ def _arguments(tiny: dict[str, Path], folder: Path, knob: float, settings: Calib
 
 
 def _calibrate(tiny: dict[str, Path], folder: Path, knob: float, settings: Calibrate = SETTINGS, **changes: Any) -> dict[str, Any]:
-    return calibrate_teacher(**_arguments(tiny, folder, knob, settings.model_copy(update=changes)))
+    return calibrate_teacher(Calibration(**_arguments(tiny, folder, knob, settings.model_copy(update=changes))))
 
 
 def _weights(folder: Path) -> torch.Tensor:
@@ -244,7 +244,9 @@ def test_a_policy_reference_is_the_original_at_first_and_not_later(tiny: dict[st
 
 
 def test_the_policy_reference_scores_the_weights_of_the_moment(tiny: dict[str, Path], tmp_path: Path) -> None:
-    trainer = module.calibration_trainer(**_arguments(tiny, tmp_path, 1.0, SETTINGS.model_copy(update={"reference": "policy"})))
+    trainer = module.calibration_trainer(
+        Calibration(**_arguments(tiny, tmp_path, 1.0, SETTINGS.model_copy(update={"reference": "policy"})))
+    )
     scorer = trainer.reward.reference
     assert scorer is not None
     (before,) = scorer.score(["1"], ["2"])
@@ -261,7 +263,7 @@ def test_several_proxies_steer_together(tiny: dict[str, Path], tmp_path: Path) -
     proxies = [load_model(tiny[name]) for name in ("proxy", "student")]
     for how in ("mean", "worst"):
         settings = SETTINGS.model_copy(update={"proxy_aggregate": how})
-        calibrate_teacher(**_arguments(tiny, tmp_path / how, 1.0, settings) | {"proxies": proxies})
+        calibrate_teacher(Calibration(**_arguments(tiny, tmp_path / how, 1.0, settings) | {"proxies": proxies}))
     _calibrate(tiny, tmp_path / "one", knob=1.0)
     mean, worst, one = (_weights(tmp_path / name) for name in ("mean", "worst", "one"))
     assert not torch.allclose(mean, worst) and not torch.allclose(mean, one)
@@ -278,13 +280,13 @@ def test_the_teacher_as_its_own_proxy_is_refused(tiny: dict[str, Path], tmp_path
     (tmp_path / "link").symlink_to(tiny["teacher"])
     arguments = _arguments(tiny, tmp_path / "out", 1.0) | {"proxies": [load_model(tiny["proxy"]), load_model(tmp_path / "link")]}
     with pytest.raises(UserError, match="the proxy is the teacher"):
-        calibrate_teacher(**arguments)
+        calibrate_teacher(Calibration(**arguments))
 
 
 @pytest.mark.parametrize("name", get_args(SchedulerName))
 def test_every_learning_rate_schedule_is_transformers_own(tiny: dict[str, Path], tmp_path: Path, name: Any) -> None:
     arguments = _arguments(tiny, tmp_path, 1.0, SETTINGS.model_copy(update={"lr_scheduler_type": name, "max_steps": 12}))
-    trainer = module.calibration_trainer(**arguments)
+    trainer = module.calibration_trainer(Calibration(**arguments))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-2)
     scheduler = get_scheduler(name, optimizer, num_warmup_steps=3, num_training_steps=12)
     trainer.create_optimizer()

@@ -16,7 +16,7 @@ from distillability.evaluation.intervals import wilson
 from distillability.files import read_jsonl, write_jsonl
 from distillability.models.load import load_model
 from distillability.training import calibrate as module
-from distillability.training.calibrate import calibrate_teacher
+from distillability.training.calibrate import Calibration, calibrate_teacher
 from distillability.training.floor import Floor, held_out_accuracy, next_multiplier
 from distillability.training.resume import MetricsFile
 from distillability.training.reward import CompositeReward
@@ -30,7 +30,7 @@ FLOOR = AccuracyFloor(accuracy=0.3, margin=0.1, eval_steps=1)
 def _run(tiny: dict[str, Path], folder: Path, floor: AccuracyFloor = FLOOR, task: Parity | None = None, **changes: Any) -> dict[str, Any]:
     settings = SETTINGS.model_copy(update={"max_steps": 6, "accuracy_floor": floor} | changes)
     arguments = _arguments(tiny, folder, 1.0, settings) | {"prompts": Parity().prompts("calibrate", 4 * settings.max_steps)}
-    return calibrate_teacher(**arguments | ({"task": task} if task else {}))
+    return calibrate_teacher(Calibration(**arguments | ({"task": task} if task else {})))
 
 
 def _measured(monkeypatch: pytest.MonkeyPatch, shares: Sequence[float]) -> None:

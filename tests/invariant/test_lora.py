@@ -80,7 +80,7 @@ def test_an_adapter_whose_model_is_gone_says_so(tmp_path: Path) -> None:
 def test_the_reference_is_the_model_without_its_adapter(tiny: dict[str, Path], tmp_path: Path, coefficient: float) -> None:
     settings = SETTINGS.model_copy(update={"lora": LORA, "anchor_coefficient": coefficient})
     arguments = _arguments(tiny, tmp_path, 1.0, settings)
-    trainer = module.calibration_trainer(**arguments)
+    trainer = module.calibration_trainer(module.Calibration(**arguments))
     assert trainer.ref_model is None, "no second copy"
     scorer = trainer.reward.reference
     assert isinstance(scorer, AdapterOffScorer)

@@ -20,7 +20,7 @@ from distillability.models.load import load_model
 from distillability.ops.policy_loss import clipped_token_loss
 from distillability.scoring.likelihood import Scorer
 from distillability.training import compat
-from distillability.training.calibrate import calibrate_teacher
+from distillability.training.calibrate import Calibration, calibrate_teacher
 from distillability.training.reward import CompositeReward
 from distillability.training.trainer import CalibrationTrainer
 from distillability.types import Grade, Prompt
@@ -29,7 +29,7 @@ from tiny import Parity
 
 def _run(tiny: dict[str, Path], folder: Path, task: Parity | None = None, **changes: Any) -> dict[str, Any]:
     arguments = _arguments(tiny, folder, 1.0, SETTINGS.model_copy(update={"max_steps": 5} | changes))
-    return calibrate_teacher(**arguments | ({"task": task} if task else {}))
+    return calibrate_teacher(Calibration(**arguments | ({"task": task} if task else {})))
 
 
 def _checkpoint(folder: Path, step: int) -> torch.Tensor:
@@ -92,7 +92,7 @@ def test_a_proxy_that_breaks_is_named(tiny: dict[str, Path], tmp_path: Path) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Scorer, "score", break_later)
-        outcome = calibrate_teacher(**arguments)
+        outcome = calibrate_teacher(Calibration(**arguments))
     assert str(tiny["proxy"]) in outcome["stopped"] and "log-likelihood" in outcome["stopped"]
     assert outcome["kept_step"] == 1
 

@@ -20,7 +20,7 @@ from distillability.models.facts import read_facts
 from distillability.models.gguf import read_header
 from distillability.models.load import initialise_student, load_model, load_tokenizer
 from distillability.scoring.likelihood import Scorer
-from distillability.training.calibrate import calibrate_teacher
+from distillability.training.calibrate import Calibration, calibrate_teacher
 from tiny import Parity, tiny_gguf, tiny_model
 
 
@@ -90,17 +90,19 @@ def test_a_gguf_can_be_calibrated(path: Path, tmp_path: Path, tiny: dict[str, Pa
     tiny_gguf(path)
     task = Parity()
     outcome = calibrate_teacher(
-        loaded=load_model(path),
-        proxies=[load_model(tiny["proxy"])],
-        task=task,
-        prompts=task.prompts("calibrate", 4),
-        teacher=Teacher(knob=1.0),
-        settings=Calibrate(prompts_per_step=2, num_generations=4, max_steps=2, save_steps=1, learning_rate=1e-3, require="none"),
-        scale=1.0,
-        max_completion_length=8,
-        seed=0,
-        autocast_dtype=None,
-        folder=tmp_path / "calibration",
+        Calibration(
+            loaded=load_model(path),
+            proxies=[load_model(tiny["proxy"])],
+            task=task,
+            prompts=task.prompts("calibrate", 4),
+            teacher=Teacher(knob=1.0),
+            settings=Calibrate(prompts_per_step=2, num_generations=4, max_steps=2, save_steps=1, learning_rate=1e-3, require="none"),
+            scale=1.0,
+            max_completion_length=8,
+            seed=0,
+            autocast_dtype=None,
+            folder=tmp_path / "calibration",
+        )
     )
     assert outcome["steps"] == 2
     first, _ = read_jsonl(tmp_path / "calibration" / "metrics.jsonl")

@@ -26,7 +26,7 @@ from distillability.stages.card import write_card
 from distillability.stages.context import TaskContext
 from distillability.stages.jobs import Job
 from distillability.stages.layout import admission_file, calibration_folder
-from distillability.training.calibrate import calibrate_teacher
+from distillability.training.calibrate import Calibration, calibrate_teacher
 from distillability.types import Grade, Prompt
 
 __all__ = ["admission_jobs", "calibration_jobs"]
@@ -184,17 +184,19 @@ def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) 
     admission = read_json(admission_file(context.run, context.task_name))
     prompts = _prompts(context, calibration)
     outcome = calibrate_teacher(
-        loaded=context.plain(),
-        proxies=[context.load(name) for name in context.config.all_proxies] if teacher.reward == "compatibility" else [],
-        task=context.task,
-        prompts=prompts,
-        teacher=teacher,
-        settings=settings,
-        scale=float(admission["scale"][_scale_name(context, teacher)] or 1.0),  # only a knob of 0, which scales nothing, has none here
-        max_completion_length=context.config.max_completion_length,
-        seed=context.seed("calibrate", calibration),
-        autocast_dtype=context.teacher_dtype,
-        folder=folder,
+        Calibration(
+            loaded=context.plain(),
+            proxies=[context.load(name) for name in context.config.all_proxies] if teacher.reward == "compatibility" else [],
+            task=context.task,
+            prompts=prompts,
+            teacher=teacher,
+            settings=settings,
+            scale=float(admission["scale"][_scale_name(context, teacher)] or 1.0),  # only a knob of 0, which scales nothing, has none here
+            max_completion_length=context.config.max_completion_length,
+            seed=context.seed("calibrate", calibration),
+            autocast_dtype=context.teacher_dtype,
+            folder=folder,
+        )
     )
     write_card(context, name, teacher, outcome, folder / "model")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

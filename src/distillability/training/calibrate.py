@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from peft import PeftModel
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from distillability.config.recipe import Calibrate, Teacher
+from distillability.config.recipe import AccuracyFloor, Calibrate, Teacher
 from distillability.errors import UserError
 from distillability.models.chat import rendered_once
 from distillability.models.load import LoadedModel, load_model
@@ -40,59 +40,53 @@ from distillability.training.stops import CalibrationStopped, Stop
 from distillability.training.trainer import CalibrationTrainer
 from distillability.types import Prompt
 
-__all__ = ["calibrate_teacher", "calibration_trainer"]
+__all__ = ["Calibration", "calibrate_teacher", "calibration_trainer"]
 
 
-def calibrate_teacher(
-    *,
-    loaded: LoadedModel,
-    proxies: Sequence[LoadedModel],
-    task: Task,
-    prompts: Sequence[Prompt],
-    teacher: Teacher,
-    settings: Calibrate,
-    scale: float,
-    max_completion_length: int,
-    seed: int,
-    autocast_dtype: torch.dtype | None,
-    folder: Path,
-    progress: Callable[[int, int], None] = lambda step, total: None,
-) -> dict[str, Any]:
-    """Calibrate one teacher and save it as `folder/model`; resumes from its own checkpoints.
+@dataclass(frozen=True)
+class Calibration:
+    """One calibration to be done.
 
-    Args:
+    Attributes:
         loaded: the plain teacher, loaded from disk (TRL loads the frozen reference again from where it came).
         proxies: one, or several whose C `settings.proxy_aggregate` makes one; none for a reward that needs none.
         prompts: of the calibrate split, at least one step's worth; seen once each where there are enough.
         scale: s_C of the plain teacher for this reward, in the reward's unit.
+        folder: where metrics, checkpoints and the calibrated teacher go.
+    """
+
+    loaded: LoadedModel
+    proxies: Sequence[LoadedModel]
+    task: Task
+    prompts: Sequence[Prompt]
+    teacher: Teacher
+    settings: Calibrate
+    scale: float
+    max_completion_length: int
+    seed: int
+    autocast_dtype: torch.dtype | None
+    folder: Path
+
+
+def calibrate_teacher(calibration: Calibration, progress: Callable[[int, int], None] = lambda step, total: None) -> dict[str, Any]:
+    """Calibrate one teacher and save it as `folder/model`; resumes from its own checkpoints.
 
     Returns:
         steps done, the step whose weights were kept, seconds of training, and why it stopped early (None where it did not).
     """
-    trainer = calibration_trainer(
-        loaded=loaded,
-        proxies=proxies,
-        task=task,
-        prompts=prompts,
-        teacher=teacher,
-        settings=settings,
-        scale=scale,
-        max_completion_length=max_completion_length,
-        seed=seed,
-        autocast_dtype=autocast_dtype,
-        folder=folder,
-    )
+    settings, folder = calibration.settings, calibration.folder
+    trainer = calibration_trainer(calibration)
     checkpoint = last_checkpoint(folder / "checkpoints")
     begun, writes = checkpoint.step if checkpoint else 0, trainer.accelerator.is_main_process
     trainer.metrics_file = MetricsFile(folder / "metrics.jsonl", begun, writes=writes)
     record = StepRecord(trainer, settings, progress)
     if settings.accuracy_floor is not None:
-        trainer.floor = trainer.reward.floor = _floor(trainer, loaded, seed, max_completion_length, autocast_dtype, folder, begun)
+        trainer.floor = trainer.reward.floor = _floor(trainer, calibration, settings.accuracy_floor, begun)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(record)
     with on_a_full_disk(folder):
         stop = _train(trainer, record, checkpoint)
-        kept = _keep(trainer, loaded, folder / "checkpoints", stop)
+        kept = _keep(trainer, calibration.loaded, folder / "checkpoints", stop)
         save(trainer, folder / "model", merge=settings.lora is not None and settings.lora.save == "merged")
     seconds = time.perf_counter() - record.started
     return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "stopped": stop and stop.reason}
@@ -128,29 +122,18 @@ def _keep(trainer: CalibrationTrainer, loaded: LoadedModel, checkpoints: Path, s
     return go_back(trainer, loaded, checkpoints, may_keep=may_keep, first_adapter=trainer.first_adapter)
 
 
-def _floor(
-    trainer: CalibrationTrainer,
-    loaded: LoadedModel,
-    seed: int,
-    max_completion_length: int,
-    autocast_dtype: torch.dtype | None,
-    folder: Path,
-    begun: int,
-) -> Floor:
+def _floor(trainer: CalibrationTrainer, calibration: Calibration, settings: AccuracyFloor, begun: int) -> Floor:
     """The accuracy floor of a calibration that has done `begun` steps."""
-    reward, settings = trainer.reward, trainer.reward.settings.accuracy_floor
-    if settings is None:
-        raise ValueError("no accuracy floor is asked for")
     measure = held_out_accuracy(
-        lambda: replace(loaded, model=trainer.accelerator.unwrap_model(trainer.model)),
-        reward.task,
-        reward.settings,
+        lambda: replace(calibration.loaded, model=trainer.accelerator.unwrap_model(trainer.model)),
+        calibration.task,
+        calibration.settings,
         completions=settings.completions,
-        max_completion_length=max_completion_length,
-        seed=seed,
-        autocast_dtype=autocast_dtype,
+        max_completion_length=calibration.max_completion_length,
+        seed=calibration.seed,
+        autocast_dtype=calibration.autocast_dtype,
     )
-    file = MetricsFile(folder / "accuracy_floor.jsonl", begun, writes=trainer.accelerator.is_main_process)
+    file = MetricsFile(calibration.folder / "accuracy_floor.jsonl", begun, writes=trainer.accelerator.is_main_process)
     return Floor(settings, measure, file)
 
 
@@ -166,29 +149,18 @@ def _rollouts(loaded: LoadedModel, max_new_tokens: int, autocast_dtype: torch.dt
     return roll_out
 
 
-def calibration_trainer(
-    *,
-    loaded: LoadedModel,
-    proxies: Sequence[LoadedModel],
-    task: Task,
-    prompts: Sequence[Prompt],
-    teacher: Teacher,
-    settings: Calibrate,
-    scale: float,
-    max_completion_length: int,
-    seed: int,
-    autocast_dtype: torch.dtype | None,
-    folder: Path,
-) -> CalibrationTrainer:
-    """The trainer of `calibrate_teacher`, whose arguments these are, before its first step."""
-    _require_other_models(loaded, proxies)
+def calibration_trainer(calibration: Calibration) -> CalibrationTrainer:
+    """The trainer of `calibrate_teacher`, before its first step."""
+    loaded, settings, prompts = calibration.loaded, calibration.settings, calibration.prompts
+    length, dtype = calibration.max_completion_length, calibration.autocast_dtype
+    _require_other_models(loaded, calibration.proxies)
     reward = CompositeReward(
-        task=task,
+        task=calibration.task,
         settings=settings,
-        teacher=teacher,
-        scale=scale,
+        teacher=calibration.teacher,
+        scale=calibration.scale,
         policy_tokenizer=loaded.tokenizer,
-        proxies=[Scorer(proxy.model, proxy.tokenizer, autocast_dtype=autocast_dtype) for proxy in proxies],
+        proxies=[Scorer(proxy.model, proxy.tokenizer, autocast_dtype=dtype) for proxy in calibration.proxies],
         reference=None,
         prompts={prompt.id: prompt for prompt in prompts},
     )
@@ -196,24 +168,24 @@ def calibration_trainer(
     needed = settings.prompts_per_step * settings.max_steps * PartialState().num_processes
     rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in prompts]
     rows *= -(-needed // len(rows))
-    longest = max(map(len, rendered_once(loaded.tokenizer, [prompt.text for prompt in prompts]))) + max_completion_length
+    longest = max(map(len, rendered_once(loaded.tokenizer, [prompt.text for prompt in prompts]))) + length
     ours = not settings.use_vllm and unsupported(loaded.model, longest) is None  # TRL generates where our decoder cannot
-    torch.manual_seed(seed)  # of an adapter's first weights
+    torch.manual_seed(calibration.seed)  # of an adapter's first weights
     trainer = CalibrationTrainer(
         model=loaded.model,
         reward_funcs=[reward],
-        args=_grpo_config(settings, loaded, max_completion_length, seed, autocast_dtype, folder),
+        args=_grpo_config(settings, loaded, length, calibration.seed, dtype, calibration.folder),
         train_dataset=Dataset.from_list(rows),
         processing_class=loaded.tokenizer,
-        rollout_func=_rollouts(loaded, max_completion_length, autocast_dtype) if ours else None,
+        rollout_func=_rollouts(loaded, length, dtype) if ours else None,
         peft_config=adapter_config(settings.lora, loaded.model) if settings.lora else None,
     )
     trainer.reward, trainer._seen = reward, []
     if settings.lora:
         trainer.first_adapter = adapter_state(trainer.accelerator.unwrap_model(trainer.model))
     reward.known_reference = lambda: trainer.reference_sums
-    if teacher.reward == "compatibility":
-        reward.reference = _reference_scorer(trainer, loaded, settings.reference, autocast_dtype)
+    if calibration.teacher.reward == "compatibility":
+        reward.reference = _reference_scorer(trainer, loaded, settings.reference, dtype)
     return trainer
 
 
