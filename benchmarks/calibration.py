@@ -35,11 +35,12 @@ import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, PrinterCallback
+from transformers import PreTrainedTokenizerFast, PrinterCallback
 from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig, GRPOTrainer
 
 import distillability.training  # sets what TRL reads when it is imported  # noqa: F401
+from benchmarks.models import Size, random_llama
 from benchmarks.timing import Stepper, alternate, peak_extra_memory
 from distillability.config.recipe import Calibrate, Teacher
 from distillability.lab.tokenizers import character_tokenizer
@@ -80,17 +81,6 @@ class Even(Task):
 
     def grade(self, prompt: Prompt, text: str) -> Grade:
         return Grade(right=sum(text.encode()) % 2 == 0)
-
-
-@dataclass(frozen=True)
-class Size:
-    """A Llama's measures."""
-
-    vocabulary: int
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
 
 
 @dataclass(frozen=True)
@@ -148,21 +138,7 @@ def random_model(folder: Path, size: Size) -> Path:
 
 
 def _save(folder: Path, tokenizer: PreTrainedTokenizerFast, size: Size) -> None:
-    config = LlamaConfig(
-        vocab_size=size.vocabulary,
-        hidden_size=size.hidden,
-        intermediate_size=8 * size.hidden // 3,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.kv_heads,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    random_llama(tokenizer, size, intermediate=8 * size.hidden // 3).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -29,10 +29,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer
+from transformers import PrinterCallback, Trainer
 from transformers.utils import logging as transformers_logging
 
 import distillability.training  # sets what TRL reads when it is imported  # noqa: F401
+from benchmarks.models import Size, random_llama
 from benchmarks.timing import Stepper, alternate, peak_extra_memory
 from distillability.lab.tokenizers import character_tokenizer
 from distillability.models.load import load_model
@@ -57,20 +58,7 @@ def endless_model(folder: Path, *, layers: int, width: int, seed: int) -> Path:
     One dimension of the residual stream is a constant that no layer writes to; the head reads it with a large negative weight.
     """
     tokenizer = character_tokenizer(Maths().alphabet)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=3 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=256,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(config)
+    model = random_llama(tokenizer, Size(len(tokenizer), width, layers, 4, 4), seed=seed, tie_word_embeddings=False)
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 0] = 1.0
         for layer in model.model.layers:
@@ -217,43 +205,41 @@ def loss_case(vocabulary: int, dtype: str) -> tuple[Any, ...]:
 def our_loss(vocabulary: int, dtype: str) -> Callable[[], float]:
     """The reverse KL of one batch and its backward pass, as students are trained."""
 
-    def call(
-        student: torch.Tensor, teacher: torch.Tensor, head: Any, of_teacher: Any, mask: torch.Tensor, targets: Any, cast: Any
-    ) -> float:
-        student.grad = head.weight.grad = None
-        with torch.autocast("cpu", cast, enabled=cast is not None):
-            hidden, asked, project = student[mask], teacher[mask], projector(of_teacher)
+    def total(student: torch.Tensor, teacher: torch.Tensor, head: Any, of_teacher: Any, mask: torch.Tensor, targets: Any) -> torch.Tensor:
+        asked, project = teacher[mask], projector(of_teacher)
 
-            def loss(logits: torch.Tensor, rows: slice) -> torch.Tensor:
-                with torch.no_grad():
-                    said = project(asked[rows])
-                return OBJECTIVES["reverse_kl"](student_logits=logits, teacher_logits=said, target_ids=targets[rows]).sum
+        def loss(logits: torch.Tensor, rows: slice) -> torch.Tensor:
+            with torch.no_grad():
+                said = project(asked[rows])
+            return OBJECTIVES["reverse_kl"](student_logits=logits, teacher_logits=said, target_ids=targets[rows]).sum
 
-            total = projected_sum(hidden, head, loss) / 649
-        total.backward()
-        return float(total.detach())
+        return projected_sum(student[mask], head, loss) / len(targets)
 
-    return _warm(call, vocabulary, dtype)
+    return _with_backward(total, vocabulary, dtype)
 
 
 def trl_loss(vocabulary: int, dtype: str) -> Callable[[], float]:
     """The same as `trl.DistillationTrainer` computes it."""
     from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
-    def call(
-        student: torch.Tensor, teacher: torch.Tensor, head: Any, of_teacher: Any, mask: torch.Tensor, targets: Any, cast: Any
-    ) -> float:
+    def total(student: torch.Tensor, teacher: torch.Tensor, head: Any, of_teacher: Any, mask: torch.Tensor, _: Any) -> torch.Tensor:
+        return _chunked_divergence_loss(student, teacher, head.weight, of_teacher.weight, mask, 1.0)[0]
+
+    return _with_backward(total, vocabulary, dtype)
+
+
+def _with_backward(total: Callable[..., torch.Tensor], vocabulary: int, dtype: str) -> Callable[[], float]:
+    """The loss of a case and its backward pass, after one on a small vocabulary so that libraries are loaded."""
+
+    def call(*case: Any) -> float:
+        *tensors, cast = case
+        student, _, head, *_ = tensors
         student.grad = head.weight.grad = None
         with torch.autocast("cpu", cast, enabled=cast is not None):
-            total, _, _ = _chunked_divergence_loss(student, teacher, head.weight, of_teacher.weight, mask, 1.0)
-        total.backward()
-        return float(total.detach())
+            found = total(*tensors)
+        found.backward()
+        return float(found.detach())
 
-    return _warm(call, vocabulary, dtype)
-
-
-def _warm(call: Callable[..., float], vocabulary: int, dtype: str) -> Callable[[], float]:
-    """`call` on its case, after one on a small vocabulary so that libraries are loaded."""
     call(*loss_case(64, dtype))
     case = loss_case(vocabulary, dtype)
     return lambda: call(*case)

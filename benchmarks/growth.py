@@ -17,7 +17,8 @@ from pathlib import Path
 import matplotlib as mpl
 import torch
 
-from benchmarks.calibration import Shape, Size, build
+from benchmarks.calibration import Shape, build
+from benchmarks.models import Size
 from benchmarks.timing import Stepper, alternate
 
 mpl.use("Agg")

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from command_line import SMOKE, run, without_times
 from distillability.results import read_results
 
-ROOT = Path(__file__).parents[2]
-SMOKE = ROOT / "recipes" / "smoke" / "maths.toml"
 SMALL = ["--knobs", "-0.3,0,1", "--set", "sweep.seeds=2", "--set", "sweep.ends_objectives=['forward_kl']"]
-
-
-def _run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "distillability", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "sweep"
-    _run("sweep", str(SMOKE), "--out", str(folder), *SMALL)
+    run("sweep", str(SMOKE), "--out", str(folder), *SMALL)
     return folder
 
 
@@ -68,7 +56,7 @@ def test_the_sweep_s_own_rows_are_there_with_a_value_or_a_reason(swept: Path) ->
 def test_the_report_begins_with_the_knob_curve(swept: Path) -> None:
     assert (swept / "figures" / "curve.png").is_file()
     assert "figures/curve.png" in (swept / "report.md").read_text(encoding="utf-8")
-    assert "maths: " in _run("show", str(swept)).stdout
+    assert "maths: " in run("show", str(swept)).stdout
 
 
 def test_what_is_lost_is_made_again_and_nothing_else(swept: Path, tmp_path: Path) -> None:
@@ -80,26 +68,16 @@ def test_what_is_lost_is_made_again_and_nothing_else(swept: Path, tmp_path: Path
     assert not (folder / "results.json").exists()
     kept = folder / "calibrate" / "maths" / "knob_0" / "seed-0" / "done.json"
     before = kept.stat().st_mtime_ns
-    _run("sweep", str(SMOKE), "--out", str(folder), "--resume", *SMALL)
+    run("sweep", str(SMOKE), "--out", str(folder), "--resume", *SMALL)
     assert kept.stat().st_mtime_ns == before
-    assert _without_times(folder) == _without_times(swept)
-    again = _run("sweep", str(folder))  # the folder alone is enough
+    assert without_times(folder) == without_times(swept)
+    again = run("sweep", str(folder))  # the folder alone is enough
     assert "calibrate: 3 of 3 already done" in again.stderr
 
 
 def test_other_knobs_cannot_resume_it(swept: Path) -> None:
-    done = _run("sweep", str(SMOKE), "--out", str(swept), "--resume", *SMALL, "--set", "sweep.seeds=1", check=False)
+    done = run("sweep", str(SMOKE), "--out", str(swept), "--resume", *SMALL, "--set", "sweep.seeds=1", check=False)
     assert done.returncode == 2
     assert "the recipe has changed since the run began: sweep.seeds (2 in the run, 1 now)" in done.stderr
-    done = _run("run", str(SMOKE), "--out", str(swept), "--resume", check=False)
+    done = run("run", str(SMOKE), "--out", str(swept), "--resume", check=False)
     assert done.returncode == 2 and "calibrate.teachers" in done.stderr
-
-
-def _without_times(folder: Path) -> dict[str, Any]:
-    found = json.loads((folder / "results.json").read_text())
-    found["run"].pop("seconds")
-    for row in found["rows"]:
-        row.pop("seconds")
-        if row["metric"] == "calibration_seconds":
-            row["value"] = None
-    return dict(found)

@@ -6,30 +6,19 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from command_line import COMMAND, ROOT, SMOKE, run, without_times
 from distillability.results import read_results
-
-ROOT = Path(__file__).parents[2]
-SMOKE = ROOT / "recipes" / "smoke" / "maths.toml"
-COMMAND = [sys.executable, "-m", "distillability"]
-
-
-def _run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "smoke"
-    _run("run", str(SMOKE), "--out", str(folder))
+    run("run", str(SMOKE), "--out", str(folder))
     return folder
 
 
@@ -57,10 +46,10 @@ def test_missing_values_say_why(smoke: Path) -> None:
 def test_the_report_is_there_and_can_be_made_again(smoke: Path) -> None:
     before = (smoke / "report.html").read_text()
     assert "<script src" not in before
-    _run("report", str(smoke))
+    run("report", str(smoke))
     assert (smoke / "report.md").is_file()
     assert (smoke / "report.html").read_text() == before
-    assert json.loads(_run("show", str(smoke), "--json").stdout)
+    assert json.loads(run("show", str(smoke), "--json").stdout)
 
 
 def test_saved_teachers_load_in_plain_transformers(smoke: Path) -> None:
@@ -75,7 +64,7 @@ def test_saved_teachers_load_in_plain_transformers(smoke: Path) -> None:
 
 
 def test_a_folder_in_use_is_refused(smoke: Path) -> None:
-    done = _run("run", str(SMOKE), "--out", str(smoke), check=False)
+    done = run("run", str(SMOKE), "--out", str(smoke), check=False)
     assert done.returncode == 2
     assert "--resume" in done.stdout + done.stderr
 
@@ -83,13 +72,13 @@ def test_a_folder_in_use_is_refused(smoke: Path) -> None:
 def test_a_proxy_that_fails_admission_stops_before_training_unless_forced(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     untrained = ["--set=tasks.maths.proxy='lab:maths/student_steps'", *SMALL]
-    done = _run("calibrate", str(SMOKE), "--out", str(folder), *untrained, check=False)
+    done = run("calibrate", str(SMOKE), "--out", str(folder), *untrained, check=False)
     said = done.stdout + done.stderr
     assert done.returncode == 2, said
     assert "fails admission" in said
     assert "mend:" in said
     assert not list(folder.glob("calibrate/maths/distillable"))
-    _run("calibrate", str(SMOKE), "--out", str(folder), "--resume", "--force", *untrained)
+    run("calibrate", str(SMOKE), "--out", str(folder), "--resume", "--force", *untrained)
     assert json.loads((folder / "recipe.json").read_text())["calibrate"]["force"] is True
 
 
@@ -104,12 +93,12 @@ SMALL = [
 
 def test_a_run_killed_in_calibrate_and_in_distil_resumes_to_the_same_results(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    _run("run", str(SMOKE), "--out", str(whole), *SMALL)
+    run("run", str(SMOKE), "--out", str(whole), *SMALL)
     _kill_when(killed, "calibrate/maths/distillable/seed-0/checkpoints/checkpoint-2/trainer_state.json")
     assert not (killed / "calibrate/maths/distillable/seed-0/done.json").exists()
     _kill_when(killed, "distill/maths/plain/forward_kl/q16-s40/seed-0/checkpoints/checkpoint-10/trainer_state.json")
-    _run("run", str(SMOKE), "--out", str(killed), "--resume", *SMALL)
-    assert _without_times(killed) == _without_times(whole)
+    run("run", str(SMOKE), "--out", str(killed), "--resume", *SMALL)
+    assert without_times(killed) == without_times(whole)
 
 
 def _kill_when(folder: Path, sign: str) -> None:
@@ -128,13 +117,3 @@ def _kill_when(folder: Path, sign: str) -> None:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _without_times(folder: Path) -> dict[str, Any]:
-    found = json.loads((folder / "results.json").read_text())
-    found["run"].pop("seconds")
-    for row in found["rows"]:
-        row.pop("seconds")
-        if row["metric"] == "calibration_seconds":
-            row["value"] = None
-    return dict(found)

@@ -1,0 +1,33 @@
+"""The real command line, on the smoke recipe of the lab's maths family."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["COMMAND", "ROOT", "SMOKE", "run", "without_times"]
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "recipes" / "smoke" / "maths.toml"
+COMMAND = [sys.executable, "-m", "distillability"]
+
+
+def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """`distillability` with these arguments, in the repository; it must succeed unless `check` is off."""
+    done = subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def without_times(folder: Path) -> dict[str, Any]:
+    """A run's results.json with all that two equal runs may differ in taken out: seconds."""
+    found = json.loads((folder / "results.json").read_text())
+    found["run"].pop("seconds")
+    for row in found["rows"]:
+        row.pop("seconds")
+        if row["metric"] == "calibration_seconds":
+            row["value"] = None
+    return dict(found)
