@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 from distillability.evaluation.intervals import (
     RESAMPLES,
@@ -108,18 +109,10 @@ def anchor_growth(anchors: Sequence[tuple[float, float]]) -> Measure:
 
 def _spearman(first: Floats, second: Floats) -> Floats:
     """Rank correlation of [K] with each row of [R, K]; nan where one of them does not vary."""
-    a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (_ranks(first[None]), _ranks(second)))
+    a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (rankdata(first[None], axis=-1), rankdata(second, axis=-1)))
     spread = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
     found: Floats = np.divide((a * b).sum(axis=-1), spread, out=np.full(len(b), np.nan), where=spread > 0)
     return found
-
-
-def _ranks(values: Floats) -> Floats:
-    """Ranks within each row of [R, K], from 1; equal values share the mean of theirs."""
-    below = (values[:, :, None] > values[:, None, :]).sum(axis=2)
-    equal = (values[:, :, None] == values[:, None, :]).sum(axis=2)
-    ranks: Floats = below + (equal + 1) / 2
-    return ranks
 
 
 # ---- How far the teacher went ---------------------------------------------------------------------------------------------------

@@ -86,10 +86,9 @@ class _Arms:
         return self._options | {"rng": self.measured.rng(self.decoding, *what)}
 
     def row(self, metric: str, measure: Measure, source: str, objective: str, budget: tuple[int, int]) -> Row:
-        chosen = ", ".join(f"{part}: {name}" for part, name in measure.chosen.items())
-        return Row(
-            task=self.measured.task,
-            split="test",
+        return self.measured.row(
+            metric,
+            measure,
             role="student",
             source=source,
             knob=self.measured.knob(source),
@@ -99,13 +98,6 @@ class _Arms:
             prefix="teacher",
             budget=Budget(queries=budget[0], steps=budget[1]),
             decoding=self.decoding,
-            metric=metric,
-            value=measure.value,
-            ci_low=measure.low,
-            ci_high=measure.high,
-            interval=f"{measure.method}{f'; {chosen}' if chosen else ''}",
-            n=measure.n,
-            reason=measure.reason,
         )
 
 
@@ -179,22 +171,15 @@ def _teacher_changes(measured: Measured, decoding: Decoding) -> Iterator[Row]:
             change = teacher_kept(
                 calibrated=after, plain=before, decoding=decoding, confidence=measured.context.recipe.evaluate.confidence
             ).difference
-            yield Row(
-                task=measured.task,
-                split="test",
+            yield measured.row(
+                metric,
+                change,
                 role="teacher",
                 source=name,
                 knob=measured.knob(name),
                 proxy=measured.proxy(name),
                 calibration=calibration,
                 decoding=decoding,
-                metric=metric,
-                value=change.value,
-                ci_low=change.low,
-                ci_high=change.high,
-                interval=change.method,
-                n=change.n,
-                reason=change.reason,
             )
 
 

@@ -27,23 +27,6 @@ def dose_rows(measured: Measured) -> Iterator[Row]:
         yield from _teacher_rows(measured)
 
 
-def _row(measured: Measured, metric: str, measure: Measure, **fields: Any) -> Row:
-    chosen = ", ".join(f"{part}: {name}" for part, name in measure.chosen.items())
-    return Row(
-        task=measured.task,
-        split="test",
-        metric=metric,
-        proxy=measured.context.config.proxy,
-        value=measure.value,
-        ci_low=measure.low,
-        ci_high=measure.high,
-        interval=f"{measure.method}{f'; {chosen}' if chosen else ''}",
-        n=measure.n,
-        reason=measure.reason,
-        **fields,
-    )
-
-
 # Students along the knob, all calibrations of a value together
 
 
@@ -52,7 +35,7 @@ def _student_rows(measured: Measured) -> Iterator[Row]:
     sweep, settings, task = context.recipe.sweep, context.recipe.evaluate, context.config
     options: dict[str, Any] = {"resamples": settings.resamples, "confidence": settings.confidence}
     ends = min(sweep.knobs), max(sweep.knobs)
-    common: dict[str, Any] = {"role": "student", "source": SWEEP, "student": task.student, "prefix": "teacher"}
+    common: dict[str, Any] = {"role": "student", "source": SWEEP, "student": task.student, "prefix": "teacher", "proxy": task.proxy}
     common["budget"] = Budget(queries=task.queries, steps=task.steps)
     for objective in dict.fromkeys(sweep.objectives):
         for decoding in _DECODINGS:
@@ -60,9 +43,9 @@ def _student_rows(measured: Measured) -> Iterator[Row]:
             students = {knob: scores for knob, scores in found.items() if scores is not None}
             fields = common | {"objective": objective, "decoding": decoding}
             order = knob_order(students, rng=measured.rng("knob order", objective, decoding), **options)
-            yield _row(measured, "knob_order", order, **fields)
+            yield measured.row("knob_order", order, **fields)
             between = levels_between(students, ends, rng=measured.rng("levels between", objective, decoding), **options)
-            yield _row(measured, "knob_levels_between", between, **fields)
+            yield measured.row("knob_levels_between", between, **fields)
 
 
 def _scores(measured: Measured, knob: float, objective: str, decoding: Decoding) -> Scores | None:
@@ -80,13 +63,14 @@ def _teacher_rows(measured: Measured) -> Iterator[Row]:
         texts = measured.teacher(name, calibration).get("texts", {})
         if texts.get("anchor_nats") is not None:
             anchors.append((measured.knob(name) or 0.0, texts["anchor_nats"]))
-    yield _row(measured, "anchor_growth", anchor_growth(anchors), role="teacher", source=SWEEP, decoding="sampled")
+    about: dict[str, Any] = {"role": "teacher", "proxy": measured.context.config.proxy}
+    yield measured.row("anchor_growth", anchor_growth(anchors), source=SWEEP, decoding="sampled", **about)
     for name, calibration in calibrated:
-        common: dict[str, Any] = {"role": "teacher", "source": name, "knob": measured.knob(name), "calibration": calibration}
-        yield _row(measured, "anchor_flat", _flat(measured, name, calibration), **common)
+        common = about | {"source": name, "knob": measured.knob(name), "calibration": calibration}
+        yield measured.row("anchor_flat", _flat(measured, name, calibration), **common)
         if measured.context.task.easy_modes:
-            yield _row(measured, "mode_shift", _shift(measured, name, calibration), decoding="sampled", **common)
-            yield _row(measured, "mode_shift_predicted", _predicted(measured, name), decoding="sampled", **common)
+            yield measured.row("mode_shift", _shift(measured, name, calibration), decoding="sampled", **common)
+            yield measured.row("mode_shift_predicted", _predicted(measured, name), decoding="sampled", **common)
 
 
 def _flat(measured: Measured, name: str, calibration: int) -> Measure:

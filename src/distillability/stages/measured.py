@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from distillability.evaluation.measures import Scores
+from distillability.evaluation.measures import Measure, Scores
 from distillability.files import read_json
+from distillability.results import Row
 from distillability.stages.context import TaskContext
 from distillability.stages.distill import Student, students
 from distillability.stages.evaluate import student_before_file, student_file, teacher_file
@@ -57,6 +58,22 @@ class Measured:
     def proxy(self, source: str) -> str | None:
         asked = self.context.recipe.calibrate.teachers.get(self.context.source(source).teacher or "")
         return self.context.config.proxy if asked and asked.reward == "compatibility" else None
+
+    def row(self, metric: str, measure: Measure, **fields: Any) -> Row:
+        """A derived number of the test split as a row of `results.json`."""
+        chosen = ", ".join(f"{part}: {name}" for part, name in measure.chosen.items())
+        return Row(
+            task=self.task,
+            split="test",
+            metric=metric,
+            value=measure.value,
+            ci_low=measure.low,
+            ci_high=measure.high,
+            interval=f"{measure.method}{f'; {chosen}' if chosen else ''}",
+            n=measure.n,
+            reason=measure.reason,
+            **fields,
+        )
 
     def read(self, file: Path) -> dict[str, Any]:
         if file not in self._read:
