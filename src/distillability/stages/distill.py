@@ -17,7 +17,7 @@ from distillability.stages.traces import buy_traces, load_traces, usable
 from distillability.training.distill import StudentSettings, distill_student
 from distillability.training.signals import RecordedSignals
 
-__all__ = ["Student", "student_jobs", "students", "trace_jobs"]
+__all__ = ["Student", "student_jobs", "student_settings", "students", "trace_jobs"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _distill(context: TaskContext, student: Student) -> None:
         traces=traces,
         signals=signals,
         teacher=context.teacher(source.teacher, student.calibration) if live and source.teacher else None,
-        settings=_settings(context, student),
+        settings=student_settings(context, student),
         autocast_dtype=context.student_dtype,
         folder=folder,
     )
@@ -124,7 +124,8 @@ def _signals(context: TaskContext, student: Student, n_traces: int) -> RecordedS
     return RecordedSignals.load(file).first(n_traces) if file.is_file() else None
 
 
-def _settings(context: TaskContext, student: Student) -> StudentSettings:
+def student_settings(context: TaskContext, student: Student) -> StudentSettings:
+    """How one student is trained."""
     settings, task = context.recipe.distill, context.config
     return StudentSettings(
         steps=student.steps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,30 +17,54 @@ from distillability.traps.evidence import Answers, Evidence, Recoveries, Role, T
 from distillability.traps.signals import curve_ks, top_k_of
 from distillability.types import Prompt
 
-__all__ = ["collect", "draw"]
+__all__ = ["Drawn", "add_symptoms", "draw", "draw_all", "read_all"]
 
 
-def collect(pair: Pair, *, symptoms: bool) -> Evidence:
-    """All evidence on a pair.
+@dataclass(frozen=True)
+class Drawn:
+    """The texts that the traps are measured on.
 
-    Args:
-        symptoms: also how the student answers, and how both go on after a planted error; for a student that has been distilled.
+    Attributes:
+        own: one of each model for every prompt.
+        many: several of the teacher for each of the first prompts, side by side.
+        hot: one of the teacher for every prompt, at a temperature at which it errs.
     """
-    prompts = pair.prompts
-    drawn = {role: draw(pair, role, prompts) for role in ROLES}
-    on_teacher, on_student = (trace(pair, role, prompts, drawn[role]) for role in ROLES)
+
+    own: dict[Role, Completions]
+    many: Completions
+    hot: Completions
+
+
+def draw_all(pair: Pair) -> Drawn:
+    """Draw them."""
+    settings, prompts = pair.settings, pair.prompts
+    own = {role: draw(pair, role, prompts) for role in ROLES}
+    many = draw(pair, "teacher", prompts[: settings.weight_prompts], samples=settings.weight_samples)
+    return Drawn(own, many, draw(pair, "teacher", prompts, temperature=settings.temperature))
+
+
+def read_all(pair: Pair, drawn: Drawn) -> Evidence:
+    """What both models say along the texts: the evidence on the traps. The texts need not come from these models."""
+    on_teacher, on_student = (trace(pair, role, pair.prompts, drawn.own[role]) for role in ROLES)
     difference = vocabulary_difference(pair.teacher, pair.student)
-    reasons = {} if difference is None else {"compared": f"teacher and student have different vocabularies: {difference}"}
-    pairs = _trace_pairs(pair, prompts, drawn)
-    vocabulary = width(pair.student)
-    evidence = Evidence(on_teacher, on_student, curve_ks(vocabulary), top_k_of(vocabulary), _weights(pair), pairs, reasons=reasons)
-    if symptoms:
-        evidence.answers["student"] = _answers(pair, prompts, drawn["student"])
-        recoveries, reason = _recoveries(pair, prompts, drawn["teacher"])
-        evidence.recoveries.update(recoveries)
-        if reason:
-            reasons["recoveries"] = reason
-    return evidence
+    return Evidence(
+        on_teacher,
+        on_student,
+        curve_ks(width(pair.student)),
+        top_k_of(width(pair.student)),
+        _weights(pair, drawn.many),
+        _trace_pairs(pair, drawn),
+        reasons={} if difference is None else {"compared": f"teacher and student have different vocabularies: {difference}"},
+    )
+
+
+def add_symptoms(pair: Pair, drawn: Drawn, evidence: Evidence) -> None:
+    """How the student answers, and how both models go on after a planted error."""
+    evidence.answers["student"] = _answers(pair, drawn.own["student"])
+    recoveries = _recoveries(pair, drawn.own["teacher"])
+    evidence.recoveries.update(recoveries)
+    if not recoveries:
+        evidence.reasons["recoveries"] = "the teacher gave no right text in which this task can plant a wrong step"
 
 
 def draw(pair: Pair, role: Role, prompts: Sequence[Prompt], *, samples: int = 1, temperature: float = 1.0) -> Completions:
@@ -50,12 +75,11 @@ def draw(pair: Pair, role: Role, prompts: Sequence[Prompt], *, samples: int = 1,
 # Likelihoods of whole texts
 
 
-def _weights(pair: Pair) -> WeightedSamples:
+def _weights(pair: Pair, many: Completions) -> WeightedSamples:
     """log π_S(y) − log π_T(y) of the teacher's samples; both read the text with their own tokenizer."""
-    settings, prompts = pair.settings, pair.prompts[: pair.settings.weight_prompts]
-    drawn = draw(pair, "teacher", prompts, samples=settings.weight_samples)
-    asked = [prompt.text for prompt in prompts for _ in range(settings.weight_samples)]
-    keys = [(prompt, text) for prompt, text, cut in zip(asked, drawn.texts, drawn.truncated, strict=True) if not cut]
+    prompts = pair.prompts[: pair.settings.weight_prompts]
+    asked = [prompt.text for prompt in prompts for _ in range(len(many.texts) // len(prompts))]
+    keys = [(prompt, text) for prompt, text, cut in zip(asked, many.texts, many.truncated, strict=True) if not cut]
     scores = {role: _score(pair, role, keys) for role in ROLES}
     groups: dict[str, list[float]] = {prompt.text: [] for prompt in prompts}
     for key in keys:
@@ -79,16 +103,16 @@ def _score(pair: Pair, role: Role, keys: Sequence[tuple[str, str]]) -> dict[tupl
     }
 
 
-def _trace_pairs(pair: Pair, prompts: Sequence[Prompt], drawn: dict[Role, Completions]) -> list[TracePair]:
+def _trace_pairs(pair: Pair, drawn: Drawn) -> list[TracePair]:
     """Right and wrong texts of the same prompts: errors planted in reference solutions, and what either model got wrong."""
-    right = {row: text for row, (text, is_right) in enumerate(_graded(pair, prompts, drawn["teacher"])) if is_right}
+    prompts = pair.prompts
+    right = {row: text for row, (text, is_right) in enumerate(_graded(pair, prompts, drawn.own["teacher"])) if is_right}
     wrong: list[tuple[str, int, str, str]] = []
     for row, prompt in enumerate(prompts):
         gold, planted = pair.task.gold_steps(prompt), pair.task.wrong_steps(prompt)
         if gold is not None and planted is not None:
             wrong.append(("planted error", row, gold, planted))
-    hot = draw(pair, "teacher", prompts, temperature=pair.settings.temperature)
-    for source, completions in (("hotter teacher", hot), ("student's own", drawn["student"])):
+    for source, completions in (("hotter teacher", drawn.hot), ("student's own", drawn.own["student"])):
         graded = _graded(pair, prompts, completions)
         wrong += [(source, row, right[row], text) for row, (text, is_right) in enumerate(graded) if text and not is_right and row in right]
     keys = [(prompts[row].text, text) for _, row, good, bad in wrong for text in (good, bad)]
@@ -112,7 +136,8 @@ def _graded(pair: Pair, prompts: Sequence[Prompt], completions: Completions) -> 
 # Answers
 
 
-def _answers(pair: Pair, prompts: Sequence[Prompt], sampled: Completions) -> Answers:
+def _answers(pair: Pair, sampled: Completions) -> Answers:
+    prompts = pair.prompts
     greedy = _complete(pair, "student", prompts, decoding="greedy")
     said = read_own(pair, "student", prompts, greedy)
     confidence = np.full(len(prompts), np.nan)
@@ -139,22 +164,20 @@ def _answer_tokens(pair: Pair, ids: Sequence[int], text: str) -> int:
     return len(ids) + 1 - common
 
 
-def _recoveries(pair: Pair, prompts: Sequence[Prompt], of_teacher: Completions) -> tuple[dict[Role, Recoveries], str | None]:
-    """How both go on after the same planted errors, in right texts of the teacher; or why that is not known."""
+def _recoveries(pair: Pair, of_teacher: Completions) -> dict[Role, Recoveries]:
+    """How both go on after the same errors planted in right texts of the teacher; empty where none could be planted."""
     planted = [
         (prompt, begun)
-        for prompt, (text, right) in zip(prompts, _graded(pair, prompts, of_teacher), strict=True)
+        for prompt, (text, right) in zip(pair.prompts, _graded(pair, pair.prompts, of_teacher), strict=True)
         if right and (begun := pair.task.plant_error(prompt, text)) is not None
     ]
-    if not planted:
-        return {}, "the teacher gave no right text in which this task can plant a wrong step"
-    asked = [prompt for prompt, _ in planted]
     found: dict[Role, Recoveries] = {}
-    for role in ROLES:
+    for role in ROLES if planted else ():
+        asked = [prompt for prompt, _ in planted]
         ended = _complete(pair, role, asked, decoding="greedy", prefills=[begun for _, begun in planted])
         truncated = np.array(ended.truncated, dtype=np.float64)
         found[role] = Recoveries(_right(pair, asked, ended), truncated, _repeated(ended))
-    return found, None
+    return found
 
 
 def _complete(pair: Pair, role: Role, prompts: Sequence[Prompt], **how: Any) -> Completions:

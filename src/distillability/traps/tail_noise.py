@@ -82,7 +82,11 @@ def tail_share(evidence: Evidence) -> Finding:
     estimate = share_of(evidence, evidence.on_teacher, lambda compared: compared.tail_kl, lambda compared: compared.curve[:, -1])
     curve = _curve(evidence) if estimate.value is not None else []
     spill = student_spill(evidence)
-    told = f" The student has {spill.value:.0%} of its mass there: it is the student that is diffuse." if spill.severity != "none" else ""
+    told = (
+        f" The student has {spill.value:.0%} of its mass there: it is the student that is diffuse."
+        if spill.severity in ("clear", "possible")
+        else ""
+    )
     return _TAIL_SHARE.found(
         estimate, lambda value: f"{value:.0%} of the forward KL come from the last hundredth of the teacher's mass.{told}", curve=curve
     )
@@ -177,12 +181,8 @@ def filler_share(evidence: Evidence) -> Finding:
     estimate = share_of(
         evidence, evidence.on_teacher, lambda found: found.forward_kl * filler / filler.mean(), lambda found: found.forward_kl
     )
-    return _FILLER.found(
-        estimate,
-        lambda value: f"A token of filler carries {value:.2f} times the KL of an average one.",
-        classes=_by_class(compared, classes),
-        worst=_worst(compared),
-    )
+    details = {} if estimate.value is None else {"classes": _by_class(compared, classes), "worst": _worst(compared)}
+    return _FILLER.found(estimate, lambda value: f"A token of filler carries {value:.2f} times the KL of an average one.", **details)
 
 
 MEASURES: tuple[Callable[[Evidence], Finding], ...] = (
@@ -201,7 +201,7 @@ def _by_class(compared: Compared, classes: np.ndarray) -> list[dict[str, Any]]:
     lines = [
         {
             "class": name,
-            "kl_share": float(compared.forward_kl[classes == name].sum() / total) if total > 0 else None,
+            "kl_share": float(compared.forward_kl[classes == name].sum() / total),
             "share": float((classes == name).mean()),
             "mean_kl": float(compared.forward_kl[classes == name].mean()),
         }
