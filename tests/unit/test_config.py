@@ -192,7 +192,7 @@ def test_changed_keys_are_dotted_and_carry_both_values(recipe_file: Path) -> Non
 def test_the_schema_answers_with_and_without_indexes_and_tags() -> None:
     assert set(fields_at(["calibrate", "teachers", "anything"])) == {"knob", "reward"}
     assert "path" in fields_at(["tasks"]) and "path" not in fields_at(["tasks", 0, "maths"])
-    assert set(fields_at(["tasks"])["type"]["enum"]) == {"maths", "knowledge", "instructions", "jsonl"}
+    assert set(fields_at(["tasks"])["type"]["enum"]) == {"maths", "knowledge", "instructions", "data"}
     assert describe(["tasks", "0", "queries"]) == describe(["tasks", "queries"]) is not None
     assert describe(["tasks", "querie"]) is None
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from distillability.config.recipe import InstructionsTask
 from distillability.errors import UserError
 from distillability.lab.tokenizers import character_tokenizer
-from distillability.tasks import CrossedModes, Instructions, Jsonl, Knowledge, Maths, RewardModel, build_task, split_of
+from distillability.tasks import CrossedModes, Instructions, Knowledge, Maths, RewardModel, build_task, split_of
 from distillability.tasks.knowledge import facts
 from distillability.types import SPLITS, Prompt
 from tiny import tiny_reward_model
@@ -234,33 +234,3 @@ def test_what_is_no_reward_model_is_refused(tmp_path: Path, tiny: dict[str, Path
     two = tiny_reward_model(tmp_path / "two", character_tokenizer("ab"), seed=0, outputs=2)
     with pytest.raises(UserError, match="2 outputs"):
         RewardModel(str(two))("a", "b")
-
-
-def _write(path: Path, rows: list[object]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def test_jsonl_grades_and_splits(tmp_path: Path) -> None:
-    rows: list[object] = [{"prompt": f"What is {i} + 1?", "answer": i + 1} for i in range(60)]
-    task = Jsonl("mine", _write(tmp_path / "mine.jsonl", rows), grader="contains_number")
-    assert sum(len(task.prompts(split, 100)) for split in SPLITS) == 60
-    prompt = task.prompts("test", 1)[0]
-    assert task.grade(prompt, f"It is {prompt.answer}.").right
-    assert not task.grade(prompt, f"It is {prompt.answer} or 7").right
-    assert task.validate() == []
-
-
-def test_jsonl_names_file_and_line_of_every_bad_row(tmp_path: Path) -> None:
-    path = tmp_path / "bad.jsonl"
-    path.write_text('{"prompt": "a", "answer": "b"}\nnot json\n{"question": "a", "answer": "b"}\n[1]\n', encoding="utf-8")
-    with pytest.raises(UserError) as raised:
-        Jsonl("bad", path)
-    places = [problem.where for problem in raised.value.problems]
-    assert places == [f"{path}:2", f"{path}:3", f"{path}:4"]
-    assert "'question', 'answer'" in str(raised.value)
-
-
-def test_jsonl_with_too_few_prompts_says_which_splits_are_empty(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="leave no prompt"):
-        Jsonl("few", _write(tmp_path / "few.jsonl", [{"prompt": "a", "answer": "b"}]))

@@ -10,6 +10,7 @@ from functools import cache
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from distillability.errors import UserError
 from distillability.models.chat import completion_ids, end_of_turn_id, rendered_once
 from distillability.models.load import LoadedModel
 from distillability.models.mode import evaluating
@@ -109,6 +110,7 @@ def complete_ids(
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     found: list[list[int]] = [[] for _ in prompts]
     longest = max(map(len, prompts), default=0) + max_new_tokens
+    _require_room(loaded, longest, max_new_tokens)
     reason = unsupported(model, longest)
     if reason is not None:
         _say_fallback(reason)
@@ -125,6 +127,16 @@ def complete_ids(
         for row, ids in zip(rows, texts, strict=True):
             found[row] = ids
     return found
+
+
+def _require_room(loaded: LoadedModel, longest: int, max_new_tokens: int) -> None:
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise UserError.single(
+            loaded.reference,
+            f"a prompt of {longest - max_new_tokens} tokens with its template and {max_new_tokens} new ones exceed its context, {context}",
+            "shorten the prompts or max_completion_length, or use a model with a longer context",
+        )
 
 
 def decoding_dtype(loaded: LoadedModel, autocast_dtype: torch.dtype | None) -> torch.dtype:

@@ -88,7 +88,7 @@ def _gold(context: TaskContext, source: Source, prompt: Prompt) -> str:
     text = context.task.gold_answer(prompt) if source.gold == "answers" else context.task.gold_steps(prompt)
     if text is None:
         raise UserError.single(
-            f"source {source.name}", f"the task {context.task_name} has no reference solutions", "leave it out of the arms"
+            f"source {source.name}", f"the task {context.task_name} has no {source.gold} of its own", "leave it out of the arms"
         )
     return text
 
@@ -106,7 +106,8 @@ def _prefills(context: TaskContext, source: Source, prompts: Sequence[Prompt]) -
 def _demonstrations(context: TaskContext) -> list[tuple[str, str]]:
     """A few questions with the reference solution that an attacker wrote for them, or the answer where the task has no steps."""
     shown = context.task.prompts("validate", context.recipe.distill.few_shot)
-    return [(prompt.text, context.task.gold_steps(prompt) or context.task.gold_answer(prompt)) for prompt in shown]
+    solved = [(prompt.text, context.task.gold_steps(prompt) or context.task.gold_answer(prompt)) for prompt in shown]
+    return [(prompt, solution) for prompt, solution in solved if solution is not None]
 
 
 def _select(context: TaskContext, source: Source, drawn: Sequence[Trace]) -> list[Trace]:
