@@ -21,7 +21,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from distillability.rollouts.fast import Decoder, unsupported
+from distillability.models.fused import unsupported
+from distillability.rollouts.fast import Decoder
 from distillability.rollouts.sampling import choose_tokens
 
 VOCABULARY, ENDS = 97, (1, 7)
