@@ -218,8 +218,8 @@ class FusedModel:
         """The residual stream [B, T, D] of whole texts [B, T], each token seeing those before it; whatever pads them is on the right."""
 
         def attend(index: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-            heads = (x.transpose(1, 2) for x in (queries, keys, values))
-            found = F.scaled_dot_product_attention(*heads, is_causal=True, scale=1.0, enable_gqa=self.n_heads != self.n_kv_heads)
+            q, k, v = (x.transpose(1, 2) for x in (queries, keys, values))
+            found = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0, enable_gqa=self.n_heads != self.n_kv_heads)
             return found.transpose(1, 2).flatten(2)
 
         length = ids.shape[1]
