@@ -7,7 +7,7 @@ logits exist at once, each is computed once, and the backward pass only scales w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeGuard
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from distillability.ops.logprobs import widen
 
-__all__ = ["ChunkLoss", "computed_in", "projected_sum", "projector"]
+__all__ = ["ChunkLoss", "computed_in", "projected", "projected_sum", "projector"]
 
 # (logits [n, V] of some positions, which positions) → the sum of their losses, a scalar.
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]
@@ -47,6 +47,14 @@ def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, 
     projection = _LinearHead(head) if _is_linear(head) else _AnyHead(head)
     total: torch.Tensor = _GradientInForward.apply(projection, loss, chunks, hidden, *projection.parameters)  # type: ignore[no-untyped-call]
     return total
+
+
+@torch.no_grad()
+def projected(hidden: torch.Tensor, head: torch.nn.Module, *, chunk: int | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
+    """head(hidden) without gradient, as (positions, their logits [n, V]), chunk after chunk; arguments as of `projected_sum`."""
+    project = projector(head)
+    for rows in _chunks(len(hidden), chunk or _affordable(hidden, head)):
+        yield rows, project(hidden[rows])
 
 
 def projector(head: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
