@@ -290,14 +290,20 @@ class Recipe(_Strict):
     )
     trust_remote_code: bool = False
     tasks: list[Task] = Field(min_length=1)
+    only: list[str] = Field(default=[], description="Names of the tasks to run; all of them where empty.")
     calibrate: Calibrate = Calibrate()
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
     sweep: Sweep = Sweep()
 
     @model_validator(mode="after")
-    def _task_names_differ(self) -> Recipe:
+    def _tasks_are_chosen_by_name(self) -> Recipe:
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
-            raise ValueError(f"task names must differ, got {names}")
+            raise ValueError(f"task names must differ, got {names}", "give each its own name")
+        unknown = [name for name in self.only if name not in names]
+        if unknown:
+            raise ValueError(f"only: there is no task {', '.join(unknown)}", f"the tasks are: {', '.join(names)}")
+        if self.only:
+            object.__setattr__(self, "tasks", [task for task in self.tasks if task.name in self.only])
         return self

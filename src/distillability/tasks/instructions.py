@@ -9,9 +9,9 @@ lie on a wheel: after t comes a.
     K   three letters on         H   the same place in the other half                          S   its neighbour in the pair a b, c d, …
                                  T   three times its place, the wheel's first letter being 0
 
-Every operation is a permutation of the letters, so that all answers are equally likely and no guess beats 1/20. No operation undoes the one
-before it. The modes are those of `modes.py`; answers without steps are graded, but not among the ways that the lab's teacher is taught. With
-two operations:
+Every operation is a permutation of the letters, so that all answers are equally likely and no guess beats 1/20. No operation undoes the
+one before it. The modes are those of `modes.py`; answers without steps are graded, but not among the ways that the lab's teacher is
+taught. With two operations:
 
     easy          >1cN2dH#[n]
     hard          >2dH1cN#[n]
