@@ -84,13 +84,13 @@ def test_instructions_against_tables() -> None:
     tables = {
         "N": "bcdefghijklmnopqrsta",
         "P": "tabcdefghijklmnopqrs",
-        "K": "defghijklmnopqrstabc",
-        "R": "rstabcdefghijklmnopq",
-        "M": "tsrqponmlkjihgfedcba",
-        "H": "klmnopqrstabcdefghij",
         "F": "bcdeaghijflmnokqrstp",
+        "B": "eabcdjfghioklmntpqrs",
         "Q": "dcbahgfelkjiponmtsrq",
         "S": "badcfehgjilknmporqts",
+        "M": "tsrqponmlkjihgfedcba",
+        "W": "acegikmoqsbdfhjlnprt",
+        "E": "akblcmdneofpgqhrisjt",
         "T": "adgjmpsbehknqtcfilor",
     }
     assert all(sorted(table) == list("abcdefghijklmnopqrst") for table in tables.values())
@@ -99,7 +99,7 @@ def test_instructions_against_tables() -> None:
         for name in prompt.text[1:-1]:
             letter = tables[name]["abcdefghijklmnopqrst".index(letter)]
         assert prompt.answer == bracket + letter + {"(": ")", "[": "]", "{": "}"}[bracket]
-    assert Instructions(operations=2).n_prompts == 20 * 3 * (10 * 10 - 8)  # eight operations have one that undoes them
+    assert Instructions(operations=2).n_prompts == 20 * 3 * (10 * 10 - 9)  # nine operations have one that undoes them
 
 
 def test_easy_and_hard_steps_are_rearrangements_of_the_same_bytes(task: CrossedModes) -> None:
@@ -201,7 +201,7 @@ def test_grading_never_raises(text: str) -> None:
 def test_a_reward_model_says_what_is_right(tmp_path: Path) -> None:
     plain = FAMILIES["instructions"]
     folder = tiny_reward_model(tmp_path / "reward", character_tokenizer(plain.alphabet), seed=0)
-    fields = {"teacher": "t", "proxy": "p", "student": "s", "queries": 1, "steps": 1, "max_completion_length": 24}
+    fields = {"teacher": "t", "proxy": "p", "student": "s", "queries": 1, "steps": 1, "max_completion_length": 26}
     config = InstructionsTask(**fields, reward_model=str(folder), reward_threshold=0.0)
     judged = build_task(config)
     assert isinstance(judged, Instructions) and isinstance(judged.judge, RewardModel)

@@ -95,7 +95,7 @@ class InstructionsTask(_TaskBase):
     """Chains of operations on a letter, and a format for the answer."""
 
     type: Literal["instructions"] = "instructions"
-    operations: int = Field(4, ge=2, le=8, description="Operations in a chain.")
+    operations: int = Field(5, ge=2, le=8, description="Operations in a chain.")
     reward_model: str | None = Field(
         None, description="A sequence-classification model with one output that says what is right; the rules where null."
     )

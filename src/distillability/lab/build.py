@@ -77,7 +77,7 @@ def _maths_words() -> list[str]:
 FAMILIES: dict[str, Family] = {
     "maths": Family(Maths(), 44, ("student_steps", _maths_words(), r"\d[+\-*]\d=\d;|[+\-*]\d|.")),
     "knowledge": Family(Knowledge(), 28, ("student_elements", Knowledge().elements, "[A-Z][a-z]|.")),
-    "instructions": Family(Instructions(), 24, ("student_pairs", [a + b for a, b in product(LETTERS, OPERATIONS)], "[a-t][A-Z]|.")),
+    "instructions": Family(Instructions(), 26, ("student_pairs", [a + b for a, b in product(LETTERS, OPERATIONS)], "[a-t][A-Z]|.")),
 }
 
 

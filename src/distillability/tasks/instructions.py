@@ -1,22 +1,22 @@
 """Operations on a letter, one after another, and a format for the answer.
 
-A prompt is one of the first twenty letters, a chain of operations and the bracket that the answer must stand in: ``cNHMT[``. Each step has
+A prompt is one of the first twenty letters, a chain of operations and the bracket that the answer must stand in: ``cNWMTS[``. Each step has
 its number, the letter reached so far and the operation asked of it, so that a result stands at the beginning of the next step. The letters
 lie on a wheel: after t comes a.
 
-    N   the next letter          R   three letters back                                        F   the next within its block of five
-    P   the previous letter      M   the mirror image: a and t, b and s, …                     Q   its block of four turned round
-    K   three letters on         H   the same place in the other half                          S   its neighbour in the pair a b, c d, …
-                                 T   three times its place, the wheel's first letter being 0
+    N   the next letter        F   the next within its block of five        Q   its block of four turned round
+    P   the previous letter    B   the previous within its block of five    W   twice its place, a's being 0; k to t: the odd places
+    S   its pair swapped       M   the wheel turned round: a and t, b and s  E   what W undoes
+    T   three times its place
 
 Every operation is a permutation of the letters, so that all answers are equally likely and no guess beats 1/20. No operation undoes the
 one before it. The modes are those of `modes.py`; answers without steps are graded, but not among the ways that the lab's teacher is
 taught. With two operations:
 
-    easy          >1cN2dH#[n]
-    hard          >2dH1cN#[n]
+    easy          >1cN2dW#[g]
+    hard          >2dW1cN#[g]
     remark        >so:1cN…
-    answer only   #[n]
+    answer only   #[g]
 
 Graded by rules. A reward model can say what is right instead: a score of `threshold` or more means right; which steps were shown, and
 whether they are right, is still for the rules to say.
@@ -42,17 +42,17 @@ _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 _OPERATIONS: dict[str, Callable[[int], int]] = {
     "N": lambda place: place + 1,
     "P": lambda place: place - 1,
-    "K": lambda place: place + 3,
-    "R": lambda place: place - 3,
-    "M": lambda place: -1 - place,
-    "H": lambda place: place + 10,
     "F": lambda place: place - place % 5 + (place + 1) % 5,
+    "B": lambda place: place - place % 5 + (place - 1) % 5,
     "Q": lambda place: place - place % 4 + 3 - place % 4,
     "S": lambda place: place ^ 1,
+    "M": lambda place: 19 - place,
+    "W": lambda place: 2 * (place % 10) + place // 10,
+    "E": lambda place: place // 2 + 10 * (place % 2),
     "T": lambda place: 3 * place,
 }
 OPERATIONS = "".join(_OPERATIONS)
-_UNDONE_BY = {"N": "P", "P": "N", "K": "R", "R": "K", "M": "M", "H": "H", "Q": "Q", "S": "S"}
+_UNDONE_BY = {"N": "P", "P": "N", "F": "B", "B": "F", "W": "E", "E": "W", "M": "M", "Q": "Q", "S": "S"}
 
 
 def apply(operation: str, letter: str) -> str:
@@ -61,7 +61,7 @@ def apply(operation: str, letter: str) -> str:
 
 
 class Instructions(CrossedModes):
-    """Chains of `operations` operations; about 20 · 10 · 9.2^(operations - 1) · 3 prompts in all, 467,000 for four."""
+    """Chains of `operations` operations; about 20 · 10 · 9.2^(operations - 1) · 3 prompts in all, 4.1 million for five."""
 
     chance = 1 / len(LETTERS)
     alphabet = "".join(dict.fromkeys("0123456789>#so:" + LETTERS + OPERATIONS + "".join(_BRACKETS) + "".join(_BRACKETS.values())))
@@ -69,7 +69,7 @@ class Instructions(CrossedModes):
     answer_form = rf"[(\[{{][{LETTERS}][)\]}}]"
     value_at = (1, 2)
 
-    def __init__(self, name: str = "instructions", operations: int = 4, judge: Judge | None = None, threshold: float = 0.0):
+    def __init__(self, name: str = "instructions", operations: int = 5, judge: Judge | None = None, threshold: float = 0.0):
         super().__init__(name, operations)
         self.judge = judge
         self.threshold = threshold
