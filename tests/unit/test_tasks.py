@@ -79,24 +79,27 @@ def test_knowledge_against_the_properties_themselves() -> None:
     assert known["Fe"]["atomic_number"] == 26 and known["Os"]["density"] > 22  # real ones
 
 
-def test_instructions_against_slices() -> None:
-    moves = {
-        "R": lambda word: word[::-1],
-        "L": lambda word: word[1:] + word[0],
-        "T": lambda word: word[-1] + word[:-1],
-        "H": lambda word: word[2:] + word[:2],
-        "A": lambda word: word[1] + word[0] + word[2:],
-        "B": lambda word: word[0] + word[2] + word[1] + word[3],
-        "C": lambda word: word[:2] + word[3] + word[2],
-        "D": lambda word: word[3] + word[1:3] + word[0],
-        "E": lambda word: word[2] + word[1] + word[0] + word[3],
-        "F": lambda word: word[0] + word[3] + word[2] + word[1],
+def test_instructions_against_tables() -> None:
+    """Each operation as a table of where a to t go."""
+    tables = {
+        "N": "bcdefghijklmnopqrsta",
+        "P": "tabcdefghijklmnopqrs",
+        "F": "bcdeaghijflmnokqrstp",
+        "B": "eabcdjfghioklmntpqrs",
+        "Q": "dcbahgfelkjiponmtsrq",
+        "S": "badcfehgjilknmporqts",
+        "M": "tsrqponmlkjihgfedcba",
+        "W": "acegikmoqsbdfhjlnprt",
+        "E": "akblcmdneofpgqhrisjt",
+        "T": "adgjmpsbehknqtcfilor",
     }
+    assert all(sorted(table) == list("abcdefghijklmnopqrst") for table in tables.values())
     for prompt in PROMPTS["instructions"]:
-        word = prompt.text[:4]
-        for name in prompt.text[4:-1]:
-            word = moves[name](word)
-        assert prompt.answer == prompt.text[-1].join(word)
+        letter, bracket = prompt.text[0], prompt.text[-1]
+        for name in prompt.text[1:-1]:
+            letter = tables[name]["abcdefghijklmnopqrst".index(letter)]
+        assert prompt.answer == bracket + letter + {"(": ")", "[": "]", "{": "}"}[bracket]
+    assert Instructions(operations=2).n_prompts == 20 * 3 * (10 * 10 - 9)  # nine operations have one that undoes them
 
 
 def test_easy_and_hard_steps_are_rearrangements_of_the_same_bytes(task: CrossedModes) -> None:
@@ -130,14 +133,13 @@ def test_the_easy_prefill_ends_before_the_first_result(task: CrossedModes) -> No
 def test_answers_are_even(task: CrossedModes) -> None:
     prompts = task.prompts("query", 4000)
     counts = Counter(_answered(prompt) for prompt in prompts)
-    assert len(counts) == {"maths": 10, "knowledge": 21, "instructions": 24}[task.name]
+    assert len(counts) == {"maths": 10, "knowledge": 21, "instructions": 20}[task.name]
     assert max(counts.values()) / len(prompts) < task.chance + 0.02
 
 
 def _answered(prompt: Prompt) -> str:
-    """The answer, or the order of the given letters where an answer is made of those."""
-    word = prompt.meta.get("word")
-    return prompt.answer if word is None else "".join(str(word.index(letter)) for letter in prompt.answer[::2])
+    """The answer without its brackets, where there are any."""
+    return prompt.answer.strip("()[]{}")
 
 
 def test_modes_are_shared_out_evenly_and_the_question_sways_them(task: CrossedModes) -> None:
@@ -199,7 +201,7 @@ def test_grading_never_raises(text: str) -> None:
 def test_a_reward_model_says_what_is_right(tmp_path: Path) -> None:
     plain = FAMILIES["instructions"]
     folder = tiny_reward_model(tmp_path / "reward", character_tokenizer(plain.alphabet), seed=0)
-    fields = {"teacher": "t", "proxy": "p", "student": "s", "queries": 1, "steps": 1, "max_completion_length": 46}
+    fields = {"teacher": "t", "proxy": "p", "student": "s", "queries": 1, "steps": 1, "max_completion_length": 26}
     config = InstructionsTask(**fields, reward_model=str(folder), reward_threshold=0.0)
     judged = build_task(config)
     assert isinstance(judged, Instructions) and isinstance(judged.judge, RewardModel)
@@ -221,7 +223,7 @@ def test_a_reward_model_without_a_template_sees_a_pair(tmp_path: Path) -> None:
     tokenizer = character_tokenizer(Instructions.alphabet)
     tokenizer.chat_template = None
     judge = RewardModel(str(tiny_reward_model(tmp_path / "reward", tokenizer, seed=0)))
-    assert judge("abcdR-", "#d-c-b-a") != judge("abcdR-", "#a-b-c-d")
+    assert judge("cNM[", "#[q]") != judge("cNM[", "#[p]")
 
 
 def test_what_is_no_reward_model_is_refused(tmp_path: Path, tiny: dict[str, Path]) -> None:

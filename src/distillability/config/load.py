@@ -233,7 +233,8 @@ def _explain(error: Any, key: str, known: dict[str, Any]) -> tuple[str, str]:
             guess = nearest(str(given), re.findall(r"'([^']*)'", error["ctx"]["expected"]))
             return f"{given!r} is none of {error['ctx']['expected']}", f"did you mean {guess!r}?" if guess else "use one of those"
         case "value_error":
-            return str(error["ctx"]["error"]), _MENDS.get(key, "give each its own name")
+            what, *mend = error["ctx"]["error"].args
+            return what, mend[0] if mend else _MENDS.get(key, "")
         case _:
             message = error["msg"].replace("Input should", "should").replace("String should", "should").replace(" after validation", "")
             shown = "" if isinstance(given, dict | list) else f", not {given!r}"

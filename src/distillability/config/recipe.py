@@ -98,7 +98,7 @@ class KnowledgeTask(_TaskBase):
 
 
 class InstructionsTask(_TaskBase):
-    """Chains of operations on a word, and a format for the answer."""
+    """Chains of operations on a letter, and a format for the answer."""
 
     type: Literal["instructions"] = "instructions"
     operations: int = Field(5, ge=2, le=8, description="Operations in a chain.")
@@ -353,6 +353,7 @@ class Recipe(_Strict):
     )
     trust_remote_code: bool = False
     tasks: list[Task] = Field(min_length=1)
+    only: list[str] = Field(default=[], description="Names of the tasks to run; all of them where empty.")
     calibrate: Calibrate = Calibrate()
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
@@ -364,8 +365,13 @@ class Recipe(_Strict):
         return {"chat_template": self.chat_template, "trust_remote_code": self.trust_remote_code}
 
     @model_validator(mode="after")
-    def _task_names_differ(self) -> Recipe:
+    def _tasks_are_chosen_by_name(self) -> Recipe:
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
-            raise ValueError(f"task names must differ, got {names}")
+            raise ValueError(f"task names must differ, got {names}", "give each its own name")
+        unknown = [name for name in self.only if name not in names]
+        if unknown:
+            raise ValueError(f"only: there is no task {', '.join(unknown)}", f"the tasks are: {', '.join(names)}")
+        if self.only:
+            object.__setattr__(self, "tasks", [task for task in self.tasks if task.name in self.only])
         return self

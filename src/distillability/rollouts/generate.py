@@ -12,15 +12,15 @@ from transformers import PreTrainedTokenizerBase
 
 from distillability.errors import UserError
 from distillability.models.chat import completion_ids, end_of_turn_id, rendered_once
+from distillability.models.fused import is_narrow, unsupported
 from distillability.models.load import LoadedModel
 from distillability.models.mode import evaluating
-from distillability.rollouts.fast import Decoder, unsupported
+from distillability.rollouts.fast import Decoder
 from distillability.types import Decoding
 
 __all__ = ["Completions", "complete", "complete_ids", "decoding_dtype", "read_completions"]
 
 _log = logging.getLogger(__name__)
-_SMALLEST_HALF_WIDTH = 512  # hidden size; below it, conversions cost a decoding step more than half-sized products save
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,9 @@ def _require_room(loaded: LoadedModel, longest: int, max_new_tokens: int) -> Non
 
 def decoding_dtype(loaded: LoadedModel, autocast_dtype: torch.dtype | None) -> torch.dtype:
     """The dtype of our decoder's products where the model's other passes autocast to `autocast_dtype` (None for float32)."""
-    wide = loaded.model.config.get_text_config().hidden_size >= _SMALLEST_HALF_WIDTH
-    return autocast_dtype if autocast_dtype is not None and (wide or loaded.device.type != "cpu") else torch.float32
+    # Conversions cost a step of a narrow model more than half-sized products save.
+    pays = loaded.device.type != "cpu" or not is_narrow(loaded.model)
+    return autocast_dtype if autocast_dtype is not None and pays else torch.float32
 
 
 @cache
