@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from distillability.stages.diagnose import diagnose
     from distillability.stages.folder import RunFolder
     from distillability.tasks import Task, build_task
+    from distillability.types import Grade
 
     __version__: str
 
 __all__ = [
+    "Grade",
     "LoadedModel",
     "Problem",
     "Recipe",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Grade": "types",
     "LoadedModel": "models.load",
     "Problem": "errors",
     "Recipe": "config.recipe",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, Llama
 from distillability.files import read_jsonl
 from distillability.models.load import LoadedModel, load_model, load_tokenizer
 from distillability.objectives import OBJECTIVES
+from distillability.ops import projection
 from distillability.ops.projection import projected_sum
 from distillability.tasks import Maths
 from distillability.training import distill as module
@@ -184,6 +186,28 @@ def test_recorded_signals_survive_the_disk_and_a_smaller_budget(tiny: dict[str, 
     assert torch.allclose(again.logprobs.float(), fewer.logprobs.float(), atol=2e-2)
     example = TASK.gold_answer(PROMPTS[0])
     assert len(signals.rows(0)) == len(example) + 1
+
+
+@pytest.mark.parametrize("capped", [False, True])
+@pytest.mark.parametrize("autocast_dtype", [None, torch.bfloat16])
+def test_recorded_signals_are_the_whole_logits(
+    tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capped: bool, autocast_dtype: torch.dtype | None
+) -> None:
+    """Whatever the chunk, and where the logits are not those of the head alone."""
+    teacher = load_model(tiny["teacher"])
+    if capped:
+        sizes = {"vocab_size": teacher.model.config.vocab_size, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+        config = Gemma2Config(**sizes, num_attention_heads=2, num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.5)
+        teacher = replace(teacher, model=AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval())
+    monkeypatch.setattr(projection, "_affordable", lambda hidden, head: 7)
+    signals = record_signals(teacher, TRACES, batch_size=9, autocast_dtype=autocast_dtype)
+    for index, trace in enumerate(TRACES):
+        example = encode_trace(teacher, trace)
+        with torch.inference_mode(), torch.autocast("cpu", autocast_dtype, enabled=autocast_dtype is not None):
+            logits = teacher.model(input_ids=torch.tensor([example.ids])).logits[0, len(example.prompt) - 1 : -1]
+        expected = logits.double().log_softmax(-1)
+        assert signals.rows(index).shape == expected.shape
+        torch.testing.assert_close(signals.rows(index).double(), expected, atol=2e-3 if autocast_dtype is None else 0.3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

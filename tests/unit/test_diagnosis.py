@@ -19,7 +19,7 @@ from distillability.ops.logprobs import token_logprobs
 from distillability.report import build_report
 from distillability.stages.evidence import add_symptoms, draw_all, read_all
 from distillability.stages.tracing import Pair, trace, vocabulary_difference
-from distillability.tasks import CrossedModes, Instructions, Jsonl, Knowledge, Maths
+from distillability.tasks import CrossedModes, Instructions, Knowledge, Maths
 from distillability.tasks.base import Task
 from distillability.traps import Diagnosis, find
 from distillability.types import Prompt
@@ -165,10 +165,8 @@ def test_planted_errors_are_wrong_beginnings_in_the_mode_of_the_text(task: Cross
             assert task.plant_error(prompt, text + "x") is None  # not a right text
 
 
-def test_without_a_task_s_own_way_a_number_before_the_last_is_changed(tmp_path: Path) -> None:
-    rows = [{"prompt": f"{number}?", "answer": str(number)} for number in range(60)]
-    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = Jsonl("mine", tmp_path / "mine.jsonl", grader="contains_number")
+def test_without_a_task_s_own_way_a_number_before_the_last_is_changed() -> None:
+    task = Parity()
     prompt = task.prompts("validate", 1)[0]
     assert task.plant_error(prompt, "2 and 3 are 5, so 9") == "2 and 4"
     assert task.plant_error(prompt, "it is 9") is None

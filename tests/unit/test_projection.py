@@ -15,7 +15,7 @@ from torch import nn
 from distillability.objectives import OBJECTIVES
 from distillability.ops import projection
 from distillability.ops.logprobs import token_logprobs
-from distillability.ops.projection import projected_sum, projector
+from distillability.ops.projection import projected, projected_sum, projector
 
 N, D, V = 13, 6, 29
 GENERATOR = torch.Generator().manual_seed(0)
@@ -117,6 +117,15 @@ def test_logits_are_projected_once_and_never_all_at_once() -> None:
     head.register_forward_hook(lambda module, args, output: seen.append(len(output)))
     projected_sum(hidden, head, _objective("forward_kl"), chunk=4).backward()  # type: ignore[no-untyped-call]
     assert sum(seen) == N and max(seen) <= 4
+
+
+def test_logits_come_chunk_by_chunk_without_gradient() -> None:
+    hidden, head = _case("bias")
+    found = list(projected(hidden, head, chunk=4))
+    assert [len(logits) for _, logits in found] == [part.stop - part.start for part, _ in found]
+    assert max(len(logits) for _, logits in found) == 4
+    torch.testing.assert_close(torch.cat([logits for _, logits in found]), head(hidden))
+    assert not any(logits.requires_grad for _, logits in found)
 
 
 def test_a_changed_forward_pass_is_respected() -> None:

@@ -10,6 +10,7 @@ import typer
 from distillability.cli.convert import convert
 from distillability.cli.env import env
 from distillability.cli.lab import lab
+from distillability.cli.lm_eval import lm_eval
 from distillability.cli.report import report
 from distillability.cli.schema import schema
 from distillability.cli.show import show
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 for name, (told, _) in STAGE_VERBS.items():
     app.command(name, help=told)(stage_verb(name))
-for verb in (sweep, report, validate, show, schema, convert, env):
+for verb in (sweep, report, validate, show, schema, lm_eval, convert, env):
     app.command()(verb)
 app.add_typer(lab, name="lab")
 

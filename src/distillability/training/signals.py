@@ -11,13 +11,16 @@ from safetensors.torch import load_file, save_file
 
 from distillability.files import new_file
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
+from distillability.models.head import has_plain_head, states_and_head
 from distillability.models.load import LoadedModel
+from distillability.ops.projection import projected
 from distillability.types import Trace
 
 __all__ = ["Example", "RecordedSignals", "encode_trace", "record_signals", "worth_recording"]
 
 # Recorded log-probabilities over a whole vocabulary are worth their memory only while they are small.
 _LARGEST_RECORD_BYTES = 1 << 30
+_WHOLE_LOGITS_ROWS = 8  # at once where the teacher's logits cannot be had position by position
 
 
 @dataclass(frozen=True)
@@ -77,25 +80,36 @@ class RecordedSignals:
 def record_signals(
     teacher: LoadedModel, traces: Sequence[Trace], *, batch_size: int = 128, autocast_dtype: torch.dtype | None = None
 ) -> RecordedSignals:
-    """Forward the teacher once over its traces.
+    """Forward the teacher once over its traces; beside the record, only a chunk of logits exists at any time.
 
     Returns half-precision log-probabilities; the rounding is below 1e-3 nats for every token of more than e⁻⁸ mass.
     """
     examples = [encode_trace(teacher, trace) for trace in traces]
-    order = sorted(range(len(examples)), key=lambda row: len(examples[row].ids))
-    found: dict[int, torch.Tensor] = {}
-    for begin in range(0, len(order), batch_size):
-        rows = order[begin : begin + batch_size]
-        ids = [examples[row].ids for row in rows]
-        width = max(map(len, ids))
-        pad = teacher.tokenizer.pad_token_id
-        batch = torch.tensor([row + [pad] * (width - len(row)) for row in ids], device=teacher.device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids], device=teacher.device)
-        with torch.autocast(teacher.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            logits = teacher.model(input_ids=batch, attention_mask=mask).logits
-        logprobs = logits.float().log_softmax(-1).half().cpu()
-        for position, row in enumerate(rows):
-            start = len(examples[row].prompt) - 1
-            found[row] = logprobs[position, start : start + len(examples[row].completion)].clone()
     lengths = torch.tensor([0] + [len(example.completion) for example in examples])
-    return RecordedSignals(torch.cat([found[row] for row in range(len(examples))]), lengths.cumsum(0))
+    offsets = lengths.cumsum(0)
+    logprobs = torch.empty(int(offsets[-1]), teacher.model.config.get_text_config().vocab_size, dtype=torch.half)
+    plain_head = bool(examples) and has_plain_head(teacher.model, examples[0].ids[:8])
+    rows_at_once = batch_size if plain_head else min(batch_size, _WHOLE_LOGITS_ROWS)
+    order = sorted(range(len(examples)), key=lambda row: len(examples[row].ids))
+    for begin in range(0, len(order), rows_at_once):
+        rows = order[begin : begin + rows_at_once]
+        places = torch.cat([torch.arange(int(offsets[row]), int(offsets[row + 1])) for row in rows])
+        inputs = _padded([examples[row] for row in rows], teacher)
+        with torch.autocast(teacher.device.type, autocast_dtype, enabled=autocast_dtype is not None):
+            states, head = states_and_head(teacher.model, plain_head=plain_head, **inputs)
+            for part, logits in projected(states, head):
+                logprobs[places[part]] = logits.float().log_softmax(-1).half().cpu()
+    return RecordedSignals(logprobs, offsets)
+
+
+def _padded(examples: Sequence[Example], teacher: LoadedModel) -> dict[str, torch.Tensor]:
+    """The examples [B, T], right-padded, and the (row, column) of every position that predicts a completion token, row after row."""
+    width, pad = max(len(example.ids) for example in examples), teacher.tokenizer.pad_token_id
+    where = [(row, len(example.prompt) - 1 + i) for row, example in enumerate(examples) for i in range(len(example.completion))]
+    columns = {
+        "input_ids": [example.ids + [pad] * (width - len(example.ids)) for example in examples],
+        "attention_mask": [[1] * len(example.ids) + [0] * (width - len(example.ids)) for example in examples],
+        "rows": [row for row, _ in where],
+        "columns": [column for _, column in where],
+    }
+    return {name: torch.tensor(values, device=teacher.device) for name, values in columns.items()}
