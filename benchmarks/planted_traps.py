@@ -1,15 +1,15 @@
 """Does each measure move with its own trap, and the others less? Traps are planted in a pair of the lab, in rising doses.
 
-    python -m benchmarks.planted_traps [--steps 400] [--prompts 200]
+    python -m benchmarks.planted_traps [--family maths] [--steps 1500] [--prompts 200]
 
-A student of the lab's teacher is trained for a few hundred steps. Then, along the same texts:
+A student of the lab's teacher is trained. Then, along the same texts:
 
     noise       ε of the teacher's mass is spread evenly over the vocabulary, at every position
     prefixes    a share of the student's texts is replaced by texts of an untrained student
     layer       the student's last layer is faded out
 
 Prints a table of every measure (value by dose) and, last, one JSON object: for each measure and trap the values, their rank correlation
-with the dose, and the change from no dose to the largest in units of the measure's threshold.
+with the dose, and the change from no dose to the largest, towards trouble, in units of the measure's threshold (of 1 where it has none).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from scipy.stats import spearmanr
@@ -34,20 +35,22 @@ from distillability.stages.evidence import Drawn, draw, draw_all, read_all
 from distillability.stages.tracing import Pair
 from distillability.training.distill import StudentSettings, distill_student
 from distillability.traps import Finding, find
+from distillability.traps.base import Rule
 
 DOSES = {"noise": (0.0, 0.02, 0.05, 0.1, 0.2), "prefixes": (0.0, 0.1, 0.25, 0.5, 1.0), "layer": (0.0, 0.25, 0.5, 0.75, 1.0)}
 
 
-class NoisyHead(torch.nn.Module):
-    """log((1 − ε) softmax(head) + ε / V)."""
+def noisy(teacher: LoadedModel, share: float) -> LoadedModel:
+    """The teacher with `share` of its mass spread evenly over the vocabulary."""
+    model = copy.deepcopy(teacher.model)
 
-    def __init__(self, head: torch.nn.Module, share: float):
-        super().__init__()
-        self.head, self.share = head, share
+    def spread(_module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
+        p = output.logits.float().softmax(-1)
+        output.logits = ((1 - share) * p + share / p.shape[-1]).log()
+        return output
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        p = self.head(hidden).float().softmax(-1)
-        return ((1 - self.share) * p + self.share / p.shape[-1]).log()
+    model.register_forward_hook(spread)
+    return replace(teacher, model=model)
 
 
 def trained_student(family_name: str, steps: int) -> LoadedModel:
@@ -83,9 +86,7 @@ def trained_student(family_name: str, steps: int) -> LoadedModel:
 def planted(pair: Pair, drawn: Drawn, untrained: LoadedModel) -> Iterator[tuple[str, float, list[Finding]]]:
     """Every trap at every dose."""
     for share in DOSES["noise"]:
-        teacher = copy.deepcopy(pair.teacher.model)
-        teacher.set_output_embeddings(NoisyHead(teacher.get_output_embeddings(), share))
-        yield "noise", share, _read(replace(pair, teacher=replace(pair.teacher, model=teacher)), drawn)
+        yield "noise", share, _read(replace(pair, teacher=noisy(pair.teacher, share)), drawn)
     strange = draw(replace(pair, student=untrained), "student", pair.prompts)
     for share in DOSES["prefixes"]:
         own = drawn.own | {"student": _swapped(drawn.own["student"], strange, share)}
@@ -112,7 +113,7 @@ def main() -> None:
     """Plant every trap and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", default="maths", choices=sorted(FAMILIES))
-    parser.add_argument("--steps", type=int, default=400, help="student steps before a trap is planted")
+    parser.add_argument("--steps", type=int, default=1500, help="student steps before a trap is planted")
     parser.add_argument("--prompts", type=int, default=200)
     options = parser.parse_args()
     family, student = FAMILIES[options.family], trained_student(options.family, options.steps)
@@ -121,29 +122,28 @@ def main() -> None:
     pair = Pair(teacher, student, family.task, settings, family.max_completion_length, seed=0)
     drawn = draw_all(pair)
     found: dict[str, dict[str, list[float | None]]] = {}
-    thresholds: dict[str, tuple[str, float]] = {}
+    rules: dict[str, Rule] = {}
     for trap, _, findings in planted(pair, drawn, initialise_student(f"lab:{options.family}/student", seed=1)):
         for finding in findings:
             found.setdefault(finding.name, {}).setdefault(trap, []).append(finding.value)
-            thresholds[finding.name] = (finding.rule.trap, finding.rule.threshold or 1.0)
+            rules[finding.name] = finding.rule
     print("| trap | measure | " + " | ".join(f"{trap} {DOSES[trap]}" for trap in DOSES) + " |")
     print("|---|---|" + "---|" * len(DOSES))
     for name, by_trap in found.items():
         cells = [" → ".join("missing" if value is None else f"{value:.3g}" for value in by_trap[trap]) for trap in DOSES]
-        print(f"| {thresholds[name][0]} | {name} | " + " | ".join(cells) + " |")
-    print(
-        json.dumps({name: {trap: _summary(trap, by_trap[trap], thresholds[name][1]) for trap in DOSES} for name, by_trap in found.items()})
-    )
+        print(f"| {rules[name].trap} | {name} | " + " | ".join(cells) + " |")
+    print(json.dumps({name: {trap: _summary(trap, by_trap[trap], rules[name]) for trap in DOSES} for name, by_trap in found.items()}))
 
 
-def _summary(trap: str, values: list[float | None], threshold: float) -> dict[str, object]:
-    """Rank correlation with the dose and change, in units of the threshold; null where a value is missing."""
+def _summary(trap: str, values: list[float | None], rule: Rule) -> dict[str, object]:
+    """Rank correlation with the dose and change towards trouble, in thresholds; null where a value is missing."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return {"values": values, "rank_correlation": None, "change": None}
     moved = max(known) > min(known)
-    order = float(spearmanr(DOSES[trap], known).statistic) if moved else 0.0
-    return {"values": known, "rank_correlation": order, "change": (known[-1] - known[0]) / abs(threshold)}
+    towards = 1 if rule.side == "above" else -1
+    order = towards * float(spearmanr(DOSES[trap], known).statistic) if moved else 0.0
+    return {"values": known, "rank_correlation": order, "change": towards * (known[-1] - known[0]) / abs(rule.threshold or 1)}
 
 
 if __name__ == "__main__":

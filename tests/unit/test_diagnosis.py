@@ -187,7 +187,7 @@ def test_a_report_shows_a_diagnosis_and_escapes_what_models_said(models: dict[st
     write_json(folder / "diagnose/maths/plain/before.json", traps | common | {"source": "plain", "objective": None})
     write_json(folder / "diagnose/maths/plain/seqkd/seed-0.json", both | common | {"source": "plain", "objective": "seqkd"})
     page = build_report(folder).read_text(encoding="utf-8")
-    assert "What awaits students of each teacher" in page and "What distilled students show" in page
+    assert "What awaits students of each teacher" in page and "students that were distilled" in page
     assert "<script>alert(1)" not in page
     assert (folder / "figures" / "traps.png").is_file() and (folder / "figures" / "symptoms.png").is_file()
     assert "### Diagnosis" in (folder / "report.md").read_text(encoding="utf-8")

@@ -79,7 +79,7 @@ def subjects(diagnoses: Sequence[dict[str, Any]], task: str) -> list[Subject]:
 
     def order(subject: Subject) -> tuple[Any, ...]:
         place = sort_key(subject.source, subject.found.get("knob")), subject.found.get("calibration") or 0
-        return subject.objective is not None, subject.objective or "", place, subject.found.get("seed") or 0
+        return subject.objective is not None, subject.objective != "seqkd", subject.objective or "", place, subject.found.get("seed") or 0
 
     return sorted(mine, key=order)
 
@@ -126,6 +126,6 @@ def _told(subject: Subject) -> Iterator[str]:
     yield f"{task}: {subject.label}, before distillation: {len(troubles)} of {len(subject.findings)} measures beyond their threshold"
     for finding in troubles[:_MOST_TOLD]:
         yield f"    {finding['title']}: {_short(finding['value'])}"
-        yield f"        remedy: {finding['remedy']}"
+        yield f"        remedy: {finding['remedy'].replace('`', '')}"
     if len(troubles) > _MOST_TOLD:
         yield f"    and {len(troubles) - _MOST_TOLD} more"

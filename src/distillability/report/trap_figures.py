@@ -45,7 +45,7 @@ def traps_picture(found: Sequence[Subject]) -> tuple[Figure, str] | None:
         Line2D([], [], color="#555555", label="along the teacher's texts"),
         Line2D([], [], color="#555555", linestyle=_TRAILING, label="along the student's"),
     ]
-    figure.legend(handles=[*lines, *prefixes], loc="outside upper left", ncols=len(lines) + 2, frameon=False, fontsize=8)
+    figure.legend(handles=[*lines, *prefixes, _mark()], loc="outside upper left", ncols=len(lines) + 3, frameon=False, fontsize=8)
     told = "; ".join(f"{subject.label}: {', '.join(one['title'] for one in subject.troubles) or 'nothing found'}" for subject in shown)
     return figure, f"What awaits students of each teacher, by a probe. {told}."
 
@@ -103,7 +103,7 @@ def _drift_panel(axes: Axes, shown: Sequence[Subject], key: str, title: str) -> 
 
 
 def _preference_panel(axes: Axes, shown: Sequence[Subject]) -> None:
-    axes.set_title("A wrong text likelier than a right one (marks: the teacher)")
+    axes.set_title("A wrong text likelier than a right one")
     told = [{line["source"]: line for line in subject.detail("wrong_trace_preference", "by_source") or []} for subject in shown]
     sources = list(dict.fromkeys(name for lines in told for name in lines))
     values = [
@@ -133,7 +133,7 @@ def symptoms_picture(found: Sequence[Subject]) -> tuple[Figure, str] | None:
     _recovery_panel(recovery, shown)
     _decay_panel(decay, shown)
     lines = [Line2D([], [], color=subject.colour, linewidth=2, label=f"of {visible(subject.label, 40)}") for subject in shown]
-    figure.legend(handles=lines, loc="outside upper left", ncols=len(lines), frameon=False, fontsize=8)
+    figure.legend(handles=[*lines, _mark()], loc="outside upper left", ncols=len(lines) + 1, frameon=False, fontsize=8)
     told = "; ".join(f"{subject.label}: {', '.join(one['title'] for one in subject.troubles) or 'nothing found'}" for subject in shown)
     return figure, f"Symptoms of distilled students. {told}."
 
@@ -152,7 +152,7 @@ def _reliability_panel(axes: Axes, shown: Sequence[Subject]) -> None:
 
 
 def _recovery_panel(axes: Axes, shown: Sequence[Subject]) -> None:
-    axes.set_title("Right after a planted error (marks: the teacher)")
+    axes.set_title("Right after a planted error")
     rates = [subject.detail("lost_recovery", "rates") or {} for subject in shown]
     values = [(subject.colour, [_bounds(found.get("student"))]) for subject, found in zip(shown, rates, strict=True)]
     _bars(axes, [""], values, [[_bounds(found.get("teacher"))[0]] for found in rates])
@@ -161,7 +161,7 @@ def _recovery_panel(axes: Axes, shown: Sequence[Subject]) -> None:
 
 
 def _decay_panel(axes: Axes, shown: Sequence[Subject]) -> None:
-    axes.set_title("Next token right, given a right beginning")
+    axes.set_title("Next token of right texts right")
     drawn = False
     for subject in shown:
         curve = (subject.detail("misplaced_tokens", "curves") or {}).get("accuracy_student") or []
@@ -194,7 +194,9 @@ def _bars(
         for group, (value, low, high) in enumerate(values):
             x = group + (place - (len(series) - 1) / 2) * width
             if value is None:
-                axes.text(x, 0, "missing", rotation=90, ha="center", va="bottom", fontsize=6.5, color="#888888")
+                axes.annotate(
+                    "missing", (x, 0), (0, 3), textcoords="offset points", rotation=90, ha="center", fontsize=6.5, color="#888888"
+                )
                 continue
             axes.bar(x, value, width * 0.9, color=colour)
             if low is not None and high is not None:
@@ -203,10 +205,15 @@ def _bars(
             if mark is not None:
                 axes.plot(x, mark, marker="_", markersize=13, markeredgewidth=2, color="#009e73", clip_on=False, zorder=5)
     axes.set_xticks(range(len(names)), [visible(name, 30) for name in names])
+    axes.set_xlim(-0.55, max(1, len(names)) - 0.45)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     if not names:
         _nothing(axes)
+
+
+def _mark() -> Line2D:
+    return Line2D([], [], linestyle="none", marker="_", markersize=10, markeredgewidth=2, color="#009e73", label="the teacher itself")
 
 
 def _nothing(axes: Axes) -> None:

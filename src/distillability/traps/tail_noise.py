@@ -62,7 +62,7 @@ def student_spill(evidence: Evidence) -> Finding:
     """Mean student mass outside the teacher's head: a diffuse student, which looks like a noisy teacher."""
     estimate = over_positions(evidence, evidence.on_teacher, lambda compared: compared.student_tail)
     return _STUDENT_SPILL.found(
-        estimate, lambda value: f"The student puts {value:.0%} of its mass on tokens that together hold 1 % of the teacher's."
+        estimate, lambda value: f"The student puts {value:.0%} of its mass on tokens that together hold 1% of the teacher's."
     )
 
 
@@ -70,9 +70,9 @@ _TAIL_SHARE = Rule(
     _TRAP,
     "tail_share",
     "share of the KL outside the teacher's head",
-    0.5,
+    None,
     "above",
-    "own: more of the signal lies in the last hundredth of the teacher's mass than in all the rest",
+    "shown only: it grows with a diffuse student, and in the tail the integrand is the student's mass",
     'if the student\'s mass outside the head is large: more student steps; else `objectives = ["reverse_kl"]` or `seqkd`',
 )
 
@@ -88,7 +88,7 @@ def tail_share(evidence: Evidence) -> Finding:
         else ""
     )
     return _TAIL_SHARE.found(
-        estimate, lambda value: f"{value:.0%} of the forward KL come from the last hundredth of the teacher's mass.{told}", curve=curve
+        estimate, lambda value: f"{value:.0%} of the forward KL comes from the last hundredth of the teacher's mass.{told}", curve=curve
     )
 
 
@@ -98,7 +98,7 @@ _NOISE_SHARE = Rule(
     "share of Σ|p log(p/q)| on tokens the teacher gives < 1 %",
     0.25,
     "above",
-    "own: midway, on a log scale, between the lab's clean pairs and 20 % of planted noise (`benchmarks/planted_traps.py`)",
+    "own: between the lab's clean pairs (up to .03) and 5 % of planted noise (.24 to .75)",
     '`objectives = ["reverse_kl"]`, which weighs tokens by the student, or `seqkd` on `plain_greedy` texts',
 )
 
@@ -110,8 +110,8 @@ def noise_share(evidence: Evidence) -> Finding:
     return _NOISE_SHARE.found(
         estimate,
         lambda value: (
-            f"Tokens that the teacher finds less than 1 % likely carry {value:.0%} of its signal; "
-            f"99 % of its mass take {heads.value or 0:.1f} tokens on average."
+            f"Tokens that the teacher finds less than 1% likely carry {value:.0%} of its signal; "
+            f"99% of its mass takes {heads.value or 0:.1f} tokens on average."
         ),
         head_size=heads.value,
     )
@@ -121,9 +121,9 @@ _REVERSE = Rule(
     _TRAP,
     "reverse_tail_share",
     "share of KL(q‖p) on tokens the teacher gives < 1 %",
-    0.9,
+    None,
     "above",
-    "own: nine tenths of an on-policy signal would say only what not to say",
+    "shown only: of a teacher that is sure of its tokens nearly all, whatever the student (the lab: .94 to .96)",
     '`objectives = ["skewed_reverse_kl"]` or `jsd`, which are bounded where the teacher has no mass',
 )
 
@@ -132,7 +132,7 @@ def reverse_tail_share(evidence: Evidence) -> Finding:
     """Share of Σ (q log(q/p) − q + p) on tokens of less than 1 % teacher mass."""
     estimate = share_of(evidence, evidence.on_teacher, lambda compared: compared.rare_reverse_kl, lambda compared: compared.reverse_kl)
     return _REVERSE.found(
-        estimate, lambda value: f"{value:.0%} of the reverse KL punish tokens that the teacher finds less than 1 % likely."
+        estimate, lambda value: f"{value:.0%} of the reverse KL punishes tokens that the teacher finds less than 1% likely."
     )
 
 
@@ -140,9 +140,9 @@ _GRADIENT = Rule(
     _TRAP,
     "gradient_tail",
     "share of the gradient's L1 outside the teacher's head",
-    0.4,
+    None,
     "above",
-    "own: of q − p half is the student's excess; four fifths of that outside the head",
+    "shown only: half of |q − p| is the student's excess, nearly all of which lies there whatever the student (the lab: .40 to .50)",
     'more student steps; where the student is not diffuse, `objectives = ["reverse_kl"]`',
 )
 
