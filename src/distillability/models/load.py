@@ -101,7 +101,7 @@ def _load_weights(path: str, dtype: torch.dtype, trust_remote_code: bool) -> Pre
 
     merged: PreTrainedModel = PeftModel.from_pretrained(_load_weights(as_folder(base), dtype, trust_remote_code), path).merge_and_unload()
     merged.config._name_or_path = merged.name_or_path = path
-    return merged
+    return merged.requires_grad_(True)  # peft has frozen what the adapter does not change
 
 
 def initialise_student(
