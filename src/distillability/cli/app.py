@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from distillability.cli.convert import convert
+from distillability.cli.cut import cut
 from distillability.cli.env import env
 from distillability.cli.lab import lab
+from distillability.cli.plan import plan
 from distillability.cli.report import report
 from distillability.cli.schema import schema
 from distillability.cli.show import show
@@ -30,7 +32,7 @@ app = typer.Typer(
 )
 for name, (told, _) in STAGE_VERBS.items():
     app.command(name, help=told)(stage_verb(name))
-for verb in (sweep, report, validate, show, schema, convert, env):
+for verb in (sweep, report, validate, plan, show, schema, convert, cut, env):
     app.command()(verb)
 app.add_typer(lab, name="lab")
 

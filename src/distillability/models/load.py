@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -20,6 +22,9 @@ from distillability.errors import UserError
 from distillability.models.convert import as_folder
 
 transformers_logging.disable_progress_bar()  # our own lines say what is going on
+
+# Models of several kinds of input: what their files call the weights of the language model, and what it calls them by itself.
+_LARGER = {"gemma3": {r"^language_model\.model\.": "model.", r"^language_model\.lm_head": "lm_head"}}
 
 __all__ = ["LoadedModel", "default_device", "initialise_student", "load_model", "load_tokenizer"]
 
@@ -54,14 +59,16 @@ def load_tokenizer(reference: str | Path, *, trust_remote_code: bool = False) ->
 def load_model(
     reference: str | Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
     device: torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model for scoring, decoding or training; it comes in evaluation mode. An adapter is merged into its model.
 
+    Of a model of several kinds of input its language model is loaded, by itself.
+
     Args:
-        dtype: of the weights. Training and the lab keep float32 and may autocast.
+        dtype: of the weights, `auto` for that of the files. Training and the lab keep float32 and may autocast.
 
     Raises:
         UserError: there is no such model, or it is not a causal language model in safetensors.
@@ -69,9 +76,9 @@ def load_model(
     path = as_folder(str(reference))
     adapted = _adapted(Path(path))
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            adapted or path, dtype=dtype, use_safetensors=True, attn_implementation=_attention(), trust_remote_code=trust_remote_code
-        )
+        common = {"attn_implementation": _attention(), "trust_remote_code": trust_remote_code}
+        inner = _language_model(adapted or path, trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(adapted or path, dtype=dtype, use_safetensors=True, **common, **inner)
         if adapted is not None:
             model = _with_adapter(model, path)
         tokenizer = load_tokenizer(reference, trust_remote_code=trust_remote_code)
@@ -80,6 +87,18 @@ def load_model(
             str(reference), f"cannot be loaded as a causal language model: {error}", "give a Hugging Face folder or id"
         ) from error
     return LoadedModel(model.to(device or default_device()).eval(), tokenizer, str(reference), trust_remote_code)
+
+
+def _language_model(path: str, trust_remote_code: bool) -> dict[str, Any]:
+    """What loads the language model out of a larger one: its configuration, and the names of its weights there. Empty for all others."""
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    if config.model_type not in _LARGER:
+        return {}
+    return {"config": _language_config(config), "key_mapping": _LARGER[config.model_type]}
+
+
+def _language_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    return config.text_config if config.model_type in _LARGER else config
 
 
 def _adapted(path: Path) -> str | None:
@@ -110,7 +129,7 @@ def _with_adapter(model: PreTrainedModel, path: str) -> PreTrainedModel:
 
 def initialise_student(reference: str | Path, seed: int, *, trust_remote_code: bool = False) -> LoadedModel:
     """A student with the architecture and tokenizer of `reference` and fresh weights drawn from `seed`."""
-    config = AutoConfig.from_pretrained(as_folder(str(reference)), trust_remote_code=trust_remote_code)
+    config = _language_config(AutoConfig.from_pretrained(as_folder(str(reference)), trust_remote_code=trust_remote_code))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(
