@@ -20,6 +20,7 @@ from distillability.plan.memory import Memory, training_activations
 from distillability.plan.shape import ModelShape, model_shape
 from distillability.plan.work import Work, backward, decode, forward, optimiser_step
 from distillability.stages.plan import Assumptions, Plan, plan_recipe
+from distillability.stages.plan_work import Line, elapsed
 from paper_models import MODELS, hub_config
 
 # One layer, 4 wide, one head of 4, 8 inside, 10 tokens: 4 · 16 weights of attention, 3 · 32 of the gated layers.
@@ -130,7 +131,7 @@ def test_parts_of_the_lab_by_hand() -> None:
     assert lines["traces", "plain_prefilled"].total(1).tokens == 4000 * 50
     assert ("traces", "gold_steps") not in lines
     assert lines["evaluate", "students"].jobs == 12
-    assert plan.seconds == pytest.approx(sum(line.seconds(SLOW) for line in plan.lines))
+    assert plan.seconds == pytest.approx(sum(line.jobs * line.job_seconds(SLOW) for line in plan.lines))  # one device
     assert plan.usd == pytest.approx(plan.seconds / 3600 * 3.0)
     held = plan.memory["maths"]["calibrate"]
     assert held.stays["policy"] == held.stays["reference"] == 4 * 856_192
@@ -153,6 +154,17 @@ def test_an_adapter_needs_no_reference_and_little_state() -> None:
     assert held["optimiser state"] < whole.memory["maths"]["calibrate"].stays["optimiser state"] / 5
     teacher = next(model for model in adapter.models if model.role == "teacher")
     assert 0 < teacher.trained < teacher.weights
+
+
+def test_jobs_are_dealt_out_longest_first() -> None:
+    def line(flops: float, jobs: int, *, together: bool = False, stage: Any = "students") -> Line:
+        return Line("t", stage, "x", Work(flops=flops * SLOW.utilisation * 1e3), jobs, "float32", together)
+
+    two = replace(SLOW, devices=2)
+    assert elapsed([line(3, 3)], two) == {("t", "students"): 6}
+    assert elapsed([line(3, 1), line(1, 2)], two) == {("t", "students"): 3}
+    assert elapsed([line(3, 1, stage="calibrate"), line(1, 2, stage="calibrate")], two) == {("t", "calibrate"): 4}
+    assert elapsed([line(3, 3, together=True)], two) == {("t", "students"): 9}
 
 
 def test_devices_share_jobs_and_divide_what_is_sharded() -> None:

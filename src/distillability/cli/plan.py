@@ -68,7 +68,9 @@ def _show(planned: Plan) -> None:
         console.print(table)
     hardware = planned.hardware
     price = "" if planned.usd is None else f", {planned.usd:,.0f} USD at {hardware.usd_per_hour:g} an hour"
-    say(f"{_duration(planned.seconds)} on {hardware.devices} x {hardware.name}: {planned.device_hours:.2f} device-hours{price}")
+    for (task, stage), seconds in planned.stage_seconds.items():
+        say(f"{task}, {stage}: {_duration(seconds)}")
+    say(f"{_duration(planned.seconds)} in all on {hardware.devices} x {hardware.name}: {planned.device_hours:.2f} device-hours{price}")
     rates = f"{hardware.flops['bfloat16'] / 1e12:.3g} TFLOP/s (bfloat16) and {hardware.bandwidth / 1e9:.4g} GB/s"
     say(f"at {hardware.utilisation:.0%} of {rates} a device")
     for note in planned.notes:
@@ -83,10 +85,10 @@ def _tables(planned: Plan) -> Iterator[Table]:
     yield models
     for task, stages in planned.memory.items():
         yield _memory_table(printable(task), stages, planned.hardware.memory)
-    work = _table("stage", "part", "jobs", "dtype", "tokens, M", "FLOP", "time", numbers=3)
+    work = _table("stage", "part", "jobs", "dtype", "tokens, M", "FLOP", "a job", numbers=3)
     for line in planned.lines:
         total = line.total(planned.hardware.devices)
-        amounts = f"{total.tokens / 1e6:,.2f}", f"{total.flops:.2e}", _duration(line.seconds(planned.hardware))
+        amounts = f"{total.tokens / 1e6:,.2f}", f"{total.flops:.2e}", _duration(line.job_seconds(planned.hardware))
         work.add_row(line.stage, printable(f"{line.task}: {line.part}"), str(line.jobs), line.dtype, *amounts)
     yield work
 

@@ -54,15 +54,17 @@ def forward(
     weights = shape.layer_matrices + shape.head
     converted = passes * weights * (6 if dtype == "bfloat16" else 0)  # autocast reads float32 and writes half as much
     read = passes * weights * (2 if dtype == "bfloat16" else 4)
-    moved = tokens * layers * _elementwise(shape, length, hardware) + positions * shape.vocab_size * _LOSS_BYTES + converted + read
+    moved = tokens * layers * _elementwise(shape, length, hardware, dtype) + positions * shape.vocab_size * _LOSS_BYTES + converted + read
     return Work(flops, moved, passes * layers * _CALLS_A_LAYER[dtype], tokens)
 
 
-def _elementwise(shape: ModelShape, length: float, hardware: Hardware) -> float:
+def _elementwise(shape: ModelShape, length: float, hardware: Hardware, dtype: str) -> float:
     """Bytes a token and layer: norms and residuals, rotations and copies of queries and keys, the gate; scores where nothing is fused."""
     widths = 26 * shape.hidden_size + 16 * shape.query_width + 10 * shape.kv_width + 5 * shape.intermediate_size
     scores = 0 if hardware.is_accelerator else 8 * shape.num_attention_heads * length
-    return 4 * (widths + scores)
+    # Autocast reads float32 and writes half as much: the inputs of seven products, and what two of them give back.
+    cast = 7 * shape.hidden_size + shape.query_width + shape.intermediate_size if dtype == "bfloat16" else 0
+    return 4 * (widths + scores) + 6 * cast
 
 
 def backward(of: Work, *, whole: bool = True) -> Work:
@@ -86,6 +88,6 @@ def decode(
     context = prompt + new / 2
     flops = rows * new * (2 * weights + 4 * layers * shape.query_width * context)
     cache = item * rows * new * shape.cache(1) * context
-    small = rows * new * (layers * _elementwise(shape, 0, hardware) / 2 + 8 * 4 * shape.vocab_size)
+    small = rows * new * (layers * _elementwise(shape, 0, hardware, "float32") / 2 + 8 * 4 * shape.vocab_size)
     written = Work(flops, steps * item * weights * _NARROW + cache + small, steps * layers * _CALLS_A_DECODED_LAYER, rows * new)
     return read + written + Work(moved=_FUSING_BYTES * shape.layer_matrices)

@@ -14,7 +14,7 @@ from distillability.plan.hardware import Hardware
 from distillability.plan.memory import Memory
 from distillability.stages.plan_memory import memory_of
 from distillability.stages.plan_task import Assumptions, PlannedTask
-from distillability.stages.plan_work import Line, lines_of
+from distillability.stages.plan_work import Line, StageName, elapsed, lines_of
 
 __all__ = ["Assumptions", "Plan", "PlannedModel", "plan_recipe"]
 
@@ -42,9 +42,14 @@ class Plan:
     notes: list[str]
 
     @property
+    def stage_seconds(self) -> dict[tuple[str, StageName], float]:
+        """From beginning to end, by task and stage."""
+        return elapsed(self.lines, self.hardware)
+
+    @property
     def seconds(self) -> float:
         """From beginning to end."""
-        return sum(line.seconds(self.hardware) for line in self.lines)
+        return sum(self.stage_seconds.values())
 
     @property
     def device_hours(self) -> float:
@@ -62,7 +67,8 @@ class Plan:
             "hardware": asdict(self.hardware),
             "models": [asdict(model) for model in self.models],
             "memory": {task: {stage: _memory(memory) for stage, memory in stages.items()} for task, stages in self.memory.items()},
-            "stages": [self._line(line) for line in self.lines],
+            "stages": [{"task": task, "stage": stage, "seconds": seconds} for (task, stage), seconds in self.stage_seconds.items()],
+            "work": [self._line(line) for line in self.lines],
             "seconds": self.seconds,
             "device_hours": self.device_hours,
             "usd": self.usd,
@@ -72,7 +78,7 @@ class Plan:
     def _line(self, line: Line) -> dict[str, Any]:
         total = line.total(self.hardware.devices)
         named = {"task": line.task, "stage": line.stage, "part": line.part, "dtype": line.dtype, "jobs": line.jobs}
-        return named | {"tokens": total.tokens, "flops": total.flops, "seconds": line.seconds(self.hardware)}
+        return named | {"tokens": total.tokens, "flops": total.flops, "job_seconds": line.job_seconds(self.hardware)}
 
 
 def _memory(memory: Memory) -> dict[str, Any]:

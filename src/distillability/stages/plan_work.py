@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +14,7 @@ from distillability.plan.work import Work, backward, decode, optimiser_step
 from distillability.stages.plan_task import TEXT_OBJECTIVES, PlannedTask
 from distillability.stages.students import Student
 
-__all__ = ["Line", "lines_of"]
+__all__ = ["Line", "StageName", "elapsed", "lines_of"]
 
 StageName = Literal["calibrate", "traces", "students", "evaluate"]
 
@@ -46,10 +45,29 @@ class Line:
         """Of all jobs on all devices."""
         return self.job * (self.jobs * (devices if self.together else 1))
 
-    def seconds(self, hardware: Hardware) -> float:
-        """From beginning to end."""
-        rounds = self.jobs if self.together else math.ceil(self.jobs / hardware.devices)
-        return rounds * self.job.seconds(hardware, self.dtype)
+    def job_seconds(self, hardware: Hardware) -> float:
+        """Of one job, or of its part in one."""
+        return self.job.seconds(hardware, self.dtype)
+
+
+def elapsed(lines: Sequence[Line], hardware: Hardware) -> dict[tuple[str, StageName], float]:
+    """Seconds of each stage of each task from beginning to end, the longest jobs first."""
+    found: dict[tuple[str, StageName], float] = {}
+    for task, stage in dict.fromkeys((line.task, line.stage) for line in lines):
+        of_stage = [line for line in lines if (line.task, line.stage) == (task, stage)]
+        # The parts of a calibration follow one another in the same job; lines of other stages are jobs of their own.
+        groups = [[line] for line in of_stage] if stage == "calibrate" else [of_stage]
+        found[task, stage] = sum(_dealt(group, hardware) for group in groups)
+    return found
+
+
+def _dealt(lines: Sequence[Line], hardware: Hardware) -> float:
+    """Until the last device is done with its share of the jobs."""
+    devices = [0.0] * hardware.devices
+    alone = [line.job_seconds(hardware) for line in lines if not line.together for _ in range(line.jobs)]
+    for seconds in sorted(alone, reverse=True):
+        devices[devices.index(min(devices))] += seconds
+    return max(devices) + sum(line.job_seconds(hardware) * line.jobs for line in lines if line.together)
 
 
 def lines_of(task: PlannedTask) -> list[Line]:
