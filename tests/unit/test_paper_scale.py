@@ -25,7 +25,7 @@ from paper_models import MODELS, hub_config
 def _on_meta(name: str) -> PreTrainedModel:
     config = dict(MODELS[name][0])
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[config.pop("model_type")](**config), attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[config.pop("model_type")](**config), attn_implementation="eager")
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -94,11 +94,11 @@ def test_the_language_model_of_a_model_that_also_sees(tmp_path: Path) -> None:
     expected = whole.eval()(input_ids=ids).logits
     model = load_model(tmp_path / "whole").model
     assert type(model).__name__ == "Gemma3ForCausalLM"
-    assert torch.equal(model(input_ids=ids).logits, expected)
+    torch.testing.assert_close(model(input_ids=ids).logits, expected)  # of other attention kernels
     model.save_pretrained(tmp_path / "saved")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", attn_implementation="eager")
     assert type(again).__name__ == "Gemma3ForCausalLM"
-    assert torch.equal(again(input_ids=ids).logits, expected)
+    assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
     assert type(initialise_student(tmp_path / "whole", 0).model).__name__ == "Gemma3ForCausalLM"
 
 
