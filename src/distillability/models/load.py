@@ -79,6 +79,8 @@ def load_model(
         common = {"attn_implementation": _attention(), "trust_remote_code": trust_remote_code}
         inner = _language_model(adapted or path, trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(adapted or path, dtype=dtype, use_safetensors=True, **common, **inner)
+        if inner:
+            vars(model).pop("_weight_conversions", None)  # else it would be saved under its names in the larger model
         if adapted is not None:
             model = _with_adapter(model, path)
         tokenizer = load_tokenizer(reference, trust_remote_code=trust_remote_code)
