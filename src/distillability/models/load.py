@@ -103,6 +103,8 @@ def _load_weights(path: str, dtype: torch.dtype | Literal["auto"], trust_remote_
         common = {"attn_implementation": _attention(), "trust_remote_code": trust_remote_code}
         inner = _language_model(path, trust_remote_code)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **common, **inner)
+        if inner:
+            vars(model).pop("_weight_conversions", None)  # else it would be saved under its names in the larger model
         return model
     from peft import PeftModel
 
