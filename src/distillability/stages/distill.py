@@ -15,7 +15,7 @@ from distillability.stages.traces import buy_traces, load_traces, usable
 from distillability.training.distill import StudentSettings, distill_student
 from distillability.training.signals import RecordedSignals
 
-__all__ = ["student_jobs", "trace_jobs"]
+__all__ = ["student_jobs", "student_settings", "trace_jobs"]
 
 
 def trace_jobs(context: TaskContext) -> list[Job]:
@@ -60,7 +60,7 @@ def _distill(context: TaskContext, student: Student) -> None:
         traces=traces,
         signals=signals,
         teacher=context.teacher(source.teacher, student.calibration) if live and source.teacher else None,
-        settings=_settings(context, student),
+        settings=student_settings(context, student),
         autocast_dtype=context.student_dtype,
         folder=folder,
     )
@@ -76,7 +76,8 @@ def _signals(context: TaskContext, student: Student, n_traces: int) -> RecordedS
     return RecordedSignals.load(file).first(n_traces) if file.is_file() else None
 
 
-def _settings(context: TaskContext, student: Student) -> StudentSettings:
+def student_settings(context: TaskContext, student: Student) -> StudentSettings:
+    """How one student is trained."""
     settings, task = context.recipe.distill, context.config
     return StudentSettings(
         steps=student.steps,

@@ -15,6 +15,7 @@ from distillability.report import build_report
 from distillability.stages import STAGES
 from distillability.stages.calibrate import admission_jobs, calibration_jobs
 from distillability.stages.context import TaskContext
+from distillability.stages.diagnose import diagnosis_jobs
 from distillability.stages.distill import student_jobs, trace_jobs
 from distillability.stages.evaluate import evaluation_jobs
 from distillability.stages.folder import RunFolder
@@ -22,12 +23,13 @@ from distillability.stages.jobs import Job, Workers, open_workers
 from distillability.stages.ranks import is_main, wait_for_all
 from distillability.stages.summary import summarise
 
-__all__ = ["run"]
+__all__ = ["asked", "run"]
 
 # Each stage is a list of steps; a step's jobs are independent of each other, and may look at what the steps before left behind.
 _STEPS: dict[str, tuple[Callable[[TaskContext], list[Job]], ...]] = {
     "calibrate": (admission_jobs, calibration_jobs),
     "distill": (trace_jobs, student_jobs),
+    "diagnose": (diagnosis_jobs,),
     "evaluate": (evaluation_jobs,),
 }
 
@@ -42,16 +44,22 @@ def run(recipe: Recipe, folder: RunFolder, *, stages: Sequence[str] = STAGES, qu
     started = time.perf_counter()
     with folder.lock() if is_main() else nullcontext(), open_workers(recipe.workers, console.print) as workers:
         contexts = _contexts(recipe, folder, console)
-        for stage in (stage for stage in STAGES if stage in stages and stage != "report"):
+        for stage in (stage for stage in asked(recipe, stages) if stage != "report"):
             begun = time.perf_counter()
             _run_stage(stage, contexts, workers)
             if is_main():
                 _add_seconds(folder, stage, time.perf_counter() - begun)
-                if stage == "evaluate":
+                if stage in ("diagnose", "evaluate"):
                     summarise(contexts, folder)
         if "report" in stages and is_main():
             build_report(folder.path)  # says how long the other stages took, and the same whenever it is made again
         console.print(f"{recipe.name}: {', '.join(stages)} done in {time.perf_counter() - started:.0f} s")
+
+
+def asked(recipe: Recipe, stages: Sequence[str]) -> list[str]:
+    """In their order. A whole run diagnoses only where its recipe has a section for it; the verb needs none."""
+    unasked = recipe.diagnose is None and "distill" in stages
+    return [stage for stage in STAGES if stage in stages and not (stage == "diagnose" and unasked)]
 
 
 def _run_stage(stage: str, contexts: Sequence[TaskContext], workers: Workers) -> None:
