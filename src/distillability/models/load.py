@@ -110,7 +110,7 @@ def _load_weights(path: str, dtype: torch.dtype | Literal["auto"], trust_remote_
 
     merged: PreTrainedModel = PeftModel.from_pretrained(_load_weights(as_folder(base), dtype, trust_remote_code), path).merge_and_unload()
     merged.config._name_or_path = merged.name_or_path = path
-    return merged
+    return merged.requires_grad_(True)  # peft has frozen what the adapter does not change
 
 
 def _language_model(path: str, trust_remote_code: bool) -> dict[str, Any]:
