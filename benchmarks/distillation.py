@@ -1,16 +1,18 @@
-"""Ours against TRL at distillation, in one run, taking turns, at the same dtype.
+"""Ours against TRL at distillation, in one run, taking turns.
 
-    python -m benchmarks.distillation            a few minutes
+    python -m benchmarks.distillation            several minutes
     python -m benchmarks.distillation --quick    a look, under a minute on a free machine
 
-The last line is one JSON object. Times are TRL's over ours, so more is better; memory is ours over TRL's.
+The last line is one JSON object. Times are TRL's over ours, so more is better; memory is ours over TRL's. Of a step each side has the
+dtype of autocast that is faster for it here, TRL *as it comes* its own default (bfloat16, checkpointing); `same_dtype` holds the lowest of
+the ratios at one dtype on both sides.
 
 * `on_policy_vs_trl`: a step on the student's own completions by reverse KL, against `trl.DistillationTrainer` with activation checkpointing
-  off, since nothing here lacks memory; `on_policy_vs_trl_as_it_comes` against its default, which has it on.
-* `on_policy_vs_gkd`, `off_policy_vs_gkd`: the same by JSD against `trl.experimental.gkd.GKDTrainer`, all but dtype and lengths at its
+  off, since nothing here lacks memory; `on_policy_vs_trl_as_it_comes` against its defaults.
+* `on_policy_vs_gkd`, `off_policy_vs_gkd`: the same by JSD against `trl.experimental.gkd.GKDTrainer` as it comes, all but lengths at its
   default. Off-policy both ask the teacher at every step; `off_policy_recorded_vs_gkd` is our default, which asks it once a trace.
 * `loss_time_49k`, `loss_memory_49k`: projection, reverse KL and backward pass of 8 × 128 positions of which 649 count, 576 wide, vocabulary
-  49,152, against the loss inside `trl.DistillationTrainer`. The gradient of the head counts as memory on both sides.
+  49,152, against the loss inside `trl.DistillationTrainer`. The gradient of the head counts as memory on both sides. Float32 both.
 * `loss_memory_262k_over_32k`: our own memory at a vocabulary of 262,144 over that at 32,768, apart from the gradient of the head.
 
 Both sides draw completions of one length: the models are random and give no mass to special tokens, so that none ends early.
@@ -24,6 +26,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +87,13 @@ def traces(n: int) -> list[Trace]:
 class Contest:
     """The trainers of both sides, each with models of its own."""
 
-    def __init__(self, folder: Path, dtype: str):
-        self.folder, self.dtype = folder, dtype
+    def __init__(self, folder: Path):
+        self.folder = folder
         self.student = endless_model(folder / "student", layers=2, width=48, seed=1)
         self.teacher = endless_model(folder / "teacher", layers=4, width=128, seed=2)
         self.traces = traces(16 * BATCH)
 
-    def ours(self, objective: str, *, on_policy: bool, recorded: bool = False) -> Trainer:
+    def ours(self, objective: str, dtype: str, *, on_policy: bool, recorded: bool = False) -> Trainer:
         teacher = load_model(self.teacher)
         settings = StudentSettings(
             steps=STEPS,
@@ -104,15 +107,16 @@ class Contest:
             seed=0,
         )
         signals = record_signals(teacher, self.traces) if recorded else None
-        folder = self.folder / f"ours-{objective}-{on_policy}-{recorded}"
+        folder = self.folder / f"ours-{objective}-{dtype}-{on_policy}-{recorded}"
         student = load_model(self.student)
-        return student_trainer(student, OBJECTIVES[objective], self.traces, signals, teacher, settings, DTYPES[self.dtype], folder)
+        return student_trainer(student, OBJECTIVES[objective], self.traces, signals, teacher, settings, DTYPES[dtype], folder)
 
     def distillation_trainer(self, **changes: Any) -> Trainer:
+        """As it comes where nothing is changed."""
         from trl import DistillationConfig, DistillationTrainer
 
         student, teacher = load_model(self.student), load_model(self.teacher)
-        arguments = DistillationConfig(**self._arguments("trl"), max_completion_length=LENGTH, beta=1.0, **changes)
+        arguments = DistillationConfig(**self._arguments(f"trl-{changes}"), max_completion_length=LENGTH, beta=1.0, **changes)
         rows = [{"prompt": [{"role": "user", "content": trace.prompt}]} for trace in self.traces]
         return DistillationTrainer(
             model=student.model,
@@ -122,11 +126,12 @@ class Contest:
             processing_class=student.tokenizer,
         )
 
-    def gkd(self, *, on_policy: bool) -> Trainer:
+    def gkd(self, *, on_policy: bool, **changes: Any) -> Trainer:
+        """As it comes where nothing is changed."""
         from trl.experimental.gkd import GKDConfig, GKDTrainer
 
         student, teacher = load_model(self.student), load_model(self.teacher)
-        arguments = GKDConfig(**self._arguments(f"gkd-{on_policy}"), max_new_tokens=LENGTH, lmbda=float(on_policy))
+        arguments = GKDConfig(**self._arguments(f"gkd-{on_policy}-{changes}"), max_new_tokens=LENGTH, lmbda=float(on_policy), **changes)
         rows = [
             {"messages": [{"role": "user", "content": trace.prompt}, {"role": "assistant", "content": trace.text}]} for trace in self.traces
         ]
@@ -138,14 +143,33 @@ class Contest:
             processing_class=student.tokenizer,
         )
 
+    def contestants(self) -> Trainers:
+        """Everybody, by task, side and dtype."""
+        found: Trainers = {}
+        for dtype in DTYPES:
+            half = dtype == "bfloat16"
+            found |= {
+                f"on_policy ours for trl {dtype}": partial(self.ours, "reverse_kl", dtype, on_policy=True),
+                f"on_policy trl {dtype}": partial(self.distillation_trainer, gradient_checkpointing=False, bf16=half),
+                f"on_policy ours for gkd {dtype}": partial(self.ours, "jsd", dtype, on_policy=True),
+                f"on_policy gkd {dtype}": partial(self.gkd, on_policy=True, bf16=half),
+                f"off_policy ours for gkd {dtype}": partial(self.ours, "jsd", dtype, on_policy=False),
+                f"off_policy gkd {dtype}": partial(self.gkd, on_policy=False, bf16=half),
+            }
+        return found | {
+            "on_policy trl as it comes": self.distillation_trainer,
+            "on_policy gkd as it comes": partial(self.gkd, on_policy=True),
+            "off_policy gkd as it comes": partial(self.gkd, on_policy=False),
+            "off_policy ours for gkd recorded": partial(self.ours, "jsd", "float32", on_policy=False, recorded=True),
+        }
+
     def _arguments(self, name: str) -> dict[str, Any]:
-        """What has to be said, or would make TRL slower for no reason of its own."""
+        """What has to be said, or would make TRL slower for no reason of its own; the rest is its default."""
         return {
             "output_dir": str(self.folder / name),
             "per_device_train_batch_size": BATCH,
             "max_steps": STEPS,
             "learning_rate": RATE,
-            "bf16": self.dtype == "bfloat16",
             "use_cpu": True,
             "dataloader_pin_memory": False,
             "save_strategy": "no",
@@ -190,7 +214,7 @@ def step_seconds(contestants: Trainers, rounds: int) -> dict[str, float]:
 # The loss alone ---------------------------------------------------------------------------------------------------------------------
 
 
-def loss_case(vocabulary: int, dtype: str) -> tuple[Any, ...]:
+def loss_case(vocabulary: int) -> tuple[Any, ...]:
     """Hidden states of student and teacher, their heads, the mask of positions that count, and the targets."""
     torch.manual_seed(0)
     student = torch.randn(8, 128, 576, requires_grad=True)
@@ -199,10 +223,10 @@ def loss_case(vocabulary: int, dtype: str) -> tuple[Any, ...]:
     heads[1].requires_grad_(False)
     mask = torch.zeros(8 * 128, dtype=torch.bool)
     mask[torch.randperm(8 * 128)[:649]] = True
-    return student, teacher, *heads, mask.view(8, 128), torch.randint(vocabulary, (649,)), DTYPES[dtype]
+    return student, teacher, *heads, mask.view(8, 128), torch.randint(vocabulary, (649,))
 
 
-def our_loss(vocabulary: int, dtype: str) -> Callable[[], float]:
+def our_loss(vocabulary: int) -> Callable[[], float]:
     """The reverse KL of one batch and its backward pass, as students are trained."""
 
     def total(student: torch.Tensor, teacher: torch.Tensor, head: Any, of_teacher: Any, mask: torch.Tensor, targets: Any) -> torch.Tensor:
@@ -215,93 +239,93 @@ def our_loss(vocabulary: int, dtype: str) -> Callable[[], float]:
 
         return projected_sum(student[mask], head, loss) / len(targets)
 
-    return _with_backward(total, vocabulary, dtype)
+    return _with_backward(total, vocabulary)
 
 
-def trl_loss(vocabulary: int, dtype: str) -> Callable[[], float]:
+def trl_loss(vocabulary: int) -> Callable[[], float]:
     """The same as `trl.DistillationTrainer` computes it."""
     from trl.trainer.distillation_trainer import _chunked_divergence_loss
 
     def total(student: torch.Tensor, teacher: torch.Tensor, head: Any, of_teacher: Any, mask: torch.Tensor, _: Any) -> torch.Tensor:
         return _chunked_divergence_loss(student, teacher, head.weight, of_teacher.weight, mask, 1.0)[0]
 
-    return _with_backward(total, vocabulary, dtype)
+    return _with_backward(total, vocabulary)
 
 
-def _with_backward(total: Callable[..., torch.Tensor], vocabulary: int, dtype: str) -> Callable[[], float]:
+def _with_backward(total: Callable[..., torch.Tensor], vocabulary: int) -> Callable[[], float]:
     """The loss of a case and its backward pass, after one on a small vocabulary so that libraries are loaded."""
 
-    def call(*case: Any) -> float:
-        *tensors, cast = case
+    def call(*tensors: Any) -> float:
         student, _, head, *_ = tensors
         student.grad = head.weight.grad = None
-        with torch.autocast("cpu", cast, enabled=cast is not None):
-            found = total(*tensors)
+        found = total(*tensors)
         found.backward()
         return float(found.detach())
 
-    call(*loss_case(64, dtype))
-    case = loss_case(vocabulary, dtype)
+    call(*loss_case(64))
+    case = loss_case(vocabulary)
     return lambda: call(*case)
 
 
 # What is printed --------------------------------------------------------------------------------------------------------------------
 
 
-def measure(dtype: str, quick: bool) -> dict[str, Any]:
+def measure(quick: bool) -> dict[str, Any]:
     """Every number of the last line, each with its parts on the way."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"same_dtype": {}}
     with tempfile.TemporaryDirectory() as folder:
-        contest = Contest(Path(folder), dtype)
-        contestants: Trainers = {
-            "on-policy, reverse KL: ours": lambda: contest.ours("reverse_kl", on_policy=True),
-            "on-policy, reverse KL: DistillationTrainer": lambda: contest.distillation_trainer(gradient_checkpointing=False),
-            "on-policy, reverse KL: DistillationTrainer as it comes": contest.distillation_trainer,
-            "on-policy, JSD: ours": lambda: contest.ours("jsd", on_policy=True),
-            "on-policy, JSD: GKDTrainer as it comes": lambda: contest.gkd(on_policy=True),
-            "off-policy, JSD: ours": lambda: contest.ours("jsd", on_policy=False),
-            "off-policy, JSD: ours, signals recorded": lambda: contest.ours("jsd", on_policy=False, recorded=True),
-            "off-policy, JSD: GKDTrainer as it comes": lambda: contest.gkd(on_policy=False),
-        }
-        ours, trl, trl_default, ours_jsd, gkd, ours_off, ours_recorded, gkd_off = step_seconds(contestants, 5 if quick else 25).values()
-    _show("on-policy step, reverse KL", ours, {"DistillationTrainer": trl, "DistillationTrainer as it comes": trl_default})
-    _show("on-policy step, JSD", ours_jsd, {"GKDTrainer as it comes": gkd})
-    _show("off-policy step, JSD", ours_off, {"GKDTrainer as it comes": gkd_off, "ours with recorded signals": ours_recorded})
-    found |= {"on_policy_vs_trl": trl / ours, "on_policy_vs_gkd": gkd / ours_jsd, "off_policy_vs_gkd": gkd_off / ours_off}
-    found |= {"on_policy_vs_trl_as_it_comes": trl_default / ours, "off_policy_recorded_vs_gkd": gkd_off / ours_recorded}
+        contest = Contest(Path(folder))
+        seconds = step_seconds(contest.contestants(), 2 if quick else 25)
+    for task, theirs in (("on_policy", "trl"), ("on_policy", "gkd"), ("off_policy", "gkd")):
+        found |= _ratios(seconds, task, theirs, found["same_dtype"])
+    found["off_policy_recorded_vs_gkd"] = seconds["off_policy gkd as it comes"] / seconds["off_policy ours for gkd recorded"]
 
-    calls = {"ours": our_loss(49_152, dtype), "trl": trl_loss(49_152, dtype)}
+    calls = {"ours": our_loss(49_152), "trl": trl_loss(49_152)}
     values = [call() for call in calls.values()]
     if abs(values[0] - values[1]) > 1e-3 * abs(values[1]):
         raise RuntimeError(f"not the same loss: {values}")
-    seconds = alternate(calls, 1 if quick else 7, warmup=0)
-    _show("loss at a vocabulary of 49,152", seconds["ours"], {"DistillationTrainer's": seconds["trl"]})
-    found["loss_time_49k"] = seconds["trl"] / seconds["ours"]
+    of_loss = alternate(calls, 1 if quick else 7, warmup=0)
+    print("loss at a vocabulary of 49,152: " + _in_ms(of_loss), flush=True)
+    found["loss_time_49k"] = of_loss["trl"] / of_loss["ours"]
     calls.clear()
 
-    ours_bytes, trl_bytes = (peak_extra_memory(prepare, 49_152, dtype) for prepare in (our_loss, trl_loss))
+    ours_bytes, trl_bytes = (peak_extra_memory(prepare, 49_152) for prepare in (our_loss, trl_loss))
     print(f"loss at a vocabulary of 49,152: ours +{ours_bytes / 1e6:.0f} MB, DistillationTrainer's +{trl_bytes / 1e6:.0f} MB", flush=True)
     found["loss_memory_49k"] = ours_bytes / trl_bytes
-    small, large = (peak_extra_memory(our_loss, size, dtype) - 4 * 576 * size for size in (32_768, 262_144))
+    small, large = (peak_extra_memory(our_loss, size) - 4 * 576 * size for size in (32_768, 262_144))
     print(f"apart from the head's gradient: at 32,768 +{small / 1e6:.0f} MB, at 262,144 +{large / 1e6:.0f} MB", flush=True)
     found["loss_memory_262k_over_32k"] = large / small
-    return {name: round(value, 3) for name, value in found.items()} | {"dtype": dtype}
+    return found
 
 
-def _show(what: str, ours: float, others: dict[str, float]) -> None:
-    shown = ", ".join(f"{name} {1000 * seconds:.0f} ms (× {seconds / ours:.2f})" for name, seconds in others.items())
-    print(f"{what}: ours {1000 * ours:.0f} ms, {shown}", flush=True)
+def _ratios(seconds: dict[str, float], task: str, theirs: str, same_dtype: dict[str, float]) -> dict[str, Any]:
+    """Their time over ours, each side in its faster dtype, and against theirs as it comes; the lowest at one dtype goes to `same_dtype`."""
+    ours, trl = ({dtype: seconds[f"{task} {side} {dtype}"] for dtype in DTYPES} for side in (f"ours for {theirs}", theirs))
+    as_it_comes, best = seconds[f"{task} {theirs} as it comes"], min(ours.values())
+    print(f"{task}: ours {_in_ms(ours)}; {theirs} {_in_ms(trl)}, as it comes {1000 * as_it_comes:.0f} ms", flush=True)
+    name = f"{task}_vs_{theirs}"
+    same_dtype[name] = min(trl[dtype] / ours[dtype] for dtype in DTYPES)
+    if theirs == "gkd":
+        return {name: as_it_comes / best}
+    return {name: min(trl.values()) / best, f"{name}_as_it_comes": as_it_comes / best}
+
+
+def _in_ms(seconds: dict[str, float]) -> str:
+    return ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in seconds.items())
+
+
+def _rounded(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: _rounded(value) if isinstance(value, dict) else round(value, 3) for name, value in found.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a measurement")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of autocast, on both sides")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     transformers_logging.set_verbosity_error()
-    print(json.dumps(measure(args.dtype, args.quick)))
+    print(json.dumps(_rounded(measure(args.quick)) | {"threads": args.threads}))
 
 
 if __name__ == "__main__":

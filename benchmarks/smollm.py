@@ -33,12 +33,13 @@ from distillability.files import read_jsonl
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.models.convert import as_folder
 from distillability.models.dtype import faster_autocast
+from distillability.models.fused import unsupported
 from distillability.models.load import LoadedModel, load_model
 from distillability.objectives import OBJECTIVES
 from distillability.rewards.compatibility import compatibility
 from distillability.rewards.compose import compatibility_scale
 from distillability.rollouts import complete
-from distillability.rollouts.fast import Decoder, unsupported
+from distillability.rollouts.fast import Decoder
 from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task, split_of
 from distillability.training import calibrate as calibration

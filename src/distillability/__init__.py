@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from distillability.results import Results, read_results
     from distillability.stages.folder import RunFolder
     from distillability.tasks import Task, build_task
+    from distillability.types import Grade
 
     __version__: str
 
 __all__ = [
+    "Grade",
     "LoadedModel",
     "Problem",
     "Recipe",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Grade": "types",
     "LoadedModel": "models.load",
     "Problem": "errors",
     "Recipe": "config.recipe",

@@ -32,6 +32,11 @@ class UserError(Exception):
         self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
+    @property
+    def brief(self) -> str:
+        """All problems in one line, without how to mend them."""
+        return "; ".join(f"{problem.where}: {problem.what}" for problem in self.problems)
+
     @classmethod
     def single(cls, where: str, what: str, mend: str = "") -> UserError:
         """A `UserError` of one problem."""

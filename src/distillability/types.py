@@ -16,7 +16,7 @@ Decoding = Literal["greedy", "sampled"]
 class Prompt:
     """A question, before any chat template.
 
-    `meta` holds what the task needs to grade and to render a solution; it is JSON-serialisable.
+    `answer` is empty where the task has none; `meta` holds what the task needs to grade and to render a solution; it is JSON-serialisable.
     """
 
     id: str

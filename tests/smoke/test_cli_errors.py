@@ -68,7 +68,7 @@ def arms(text: str) -> str:
 
 def jsonl(*rows: Any) -> dict[str, Any]:
     Path("data.jsonl").write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
-    return {"type": "jsonl", "path": "data.jsonl"}
+    return {"type": "data", "path": "data.jsonl"}
 
 
 def questions(n: int) -> list[dict[str, str]]:
@@ -300,8 +300,34 @@ def test_models_that_do_not_continue_texts(config: dict[str, Any]) -> None:
 
 def test_no_chat_template() -> None:
     assert "tasks.maths.student = ./student: no chat template" in invoke("validate", make_recipe(student={"template": None}))
+    assert 'chat_template = "plain"' in invoke("validate", "recipe.toml"), "it says how to mend"
+    invoke("validate", "recipe.toml", "--set", "chat_template=plain", code=0)
+    assert "chat_template = my.jinja: there is no such file" in invoke("validate", "recipe.toml", "--set", "chat_template=my.jinja")
     (Path("student") / "chat_template.jinja").write_text("{{ messages }}")
     invoke("validate", "recipe.toml", code=0)
+
+
+def make_adapter(path: Path, base: str) -> Path:
+    path.mkdir()
+    (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base, "peft_type": "LORA"}))
+    _with_layers(path / "adapter_model.safetensors", "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight")
+    return path
+
+
+def test_an_adapter_is_the_model_that_it_changes() -> None:
+    recipe = make_recipe({"teacher": "./adapter"}, rest='[calibrate.lora]\ntarget_modules = ["q_proj", "qproj"]')
+    make_adapter(Path("adapter"), "./teacher")
+    _with_layers(Path("teacher/model.safetensors"), "model.layers.0.self_attn.q_proj.weight")
+    message = invoke("validate", recipe)
+    assert "there is 1 problem" in message and "./adapter has no linear layers of the name 'qproj'" in message
+    Path("teacher/model.safetensors").unlink()
+    assert "tasks.maths.teacher = ./adapter: the folder has no *.safetensors" in invoke("validate", recipe)
+
+
+def test_an_adapter_whose_model_is_gone() -> None:
+    make_adapter(Path("adapter"), "./nowhere")
+    message = invoke("validate", make_recipe({"teacher": "./adapter"}))
+    assert "the model of this adapter, ./nowhere, is not there" in message and "base_model_name_or_path" in message
 
 
 LOGITS = arms('sources = ["plain"]\nobjectives = ["seqkd", "forward_kl", "jsd"]')
@@ -367,14 +393,22 @@ def test_a_whole_number_is_a_knob() -> None:
 
 def test_prompts_longer_than_the_context() -> None:
     message = invoke("validate", make_recipe({"operations": 4}, teacher={"max_position_embeddings": 45}))
-    assert "tasks.maths.teacher: a prompt of 9 tokens and max_completion_length 40 exceed the context of 45" in message
+    assert "tasks.maths.teacher: a prompt of 9 tokens (" in message
+    assert ") and max_completion_length 40 exceed the context of 45" in message
+
+
+def test_the_longest_prompt_is_named_whatever_its_split_and_for_every_model() -> None:
+    rows = [*questions(100), *({"prompt": f"{number} " + "1" * 90, "answer": "1"} for number in range(8))]
+    message = invoke("validate", make_recipe(jsonl(*rows), arms('sources = ["plain"]')))
+    for role in ("teacher", "proxy", "student"):
+        assert f"tasks.data.{role}: a prompt of 9" in message and "tokens (data.jsonl:10" in message
 
 
 # The data
 
 
 def test_a_missing_data_file() -> None:
-    assert "nowhere.jsonl: there is no such file" in invoke("validate", make_recipe({"type": "jsonl", "path": "nowhere.jsonl"}))
+    assert "nowhere.jsonl: there is no such file" in invoke("validate", make_recipe({"type": "data", "path": "nowhere.jsonl"}))
 
 
 def test_rows_that_are_wrong_are_named_by_line_and_all_at_once() -> None:
@@ -406,7 +440,7 @@ def test_sources_that_the_task_cannot_have() -> None:
         jsonl(*questions(100)), arms('sources = ["gold_steps", "plain_prefilled", "plain_prefilled_oracle", "answer_only"]')
     )
     message = invoke("validate", recipe)
-    assert "there are 4 problems" in message and "gold_steps: the task jsonl has no reference solutions" in message
+    assert "there are 4 problems" in message and "gold_steps: the task data has no reference solutions" in message
 
 
 # The folder
@@ -506,7 +540,7 @@ def test_control_sequences_of_the_users_data_reach_no_terminal(place: str) -> No
             make_recipe()
             arguments = ["--set", f"{ESCAPE}=1"]
         case "file":
-            make_recipe({"type": "jsonl", "path": ESCAPE + ".jsonl"})
+            make_recipe({"type": "data", "path": ESCAPE + ".jsonl"})
     message = invoke("validate", "recipe.toml", *arguments)
     assert not set(message) & set(ESCAPE[:1] + "\x9b\u202e")
     assert "[31m" in message

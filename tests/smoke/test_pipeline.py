@@ -117,3 +117,14 @@ def _kill_when(folder: Path, sign: str) -> None:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def test_the_other_families_run_too(tmp_path: Path) -> None:
+    """Students with a tokenizer of their own, and a family whose teacher answers without steps as well."""
+    run("run", str(SMOKE.with_name("families.toml")), "--out", str(tmp_path / "run"))
+    results = read_results(tmp_path / "run" / "results.json")
+    students = {(row.task, row.source) for row in results.rows if row.role == "student" and row.metric == "accuracy"}
+    sources = ("none", "plain", "undistillable", "undistillable_prefilled_oracle", "answer_only")
+    assert students >= {(task, source) for task in ("knowledge", "instructions") for source in sources}
+    plain = {row.task: row.value for row in results.rows if row.source == "plain" and row.role == "teacher" and row.metric == "right_steps"}
+    assert all(value is not None and value > 0.6 for value in plain.values()) and len(plain) == 2

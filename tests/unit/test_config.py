@@ -222,7 +222,7 @@ def test_changed_keys_are_dotted_and_carry_both_values(recipe_file: Path) -> Non
 def test_the_schema_answers_with_and_without_indexes_and_tags() -> None:
     assert set(fields_at(["calibrate", "teachers", "anything"])) == {"knob", "reward"}
     assert "path" in fields_at(["tasks"]) and "path" not in fields_at(["tasks", 0, "maths"])
-    assert set(fields_at(["tasks"])["type"]["enum"]) == {"maths", "knowledge", "instructions", "jsonl"}
+    assert set(fields_at(["tasks"])["type"]["enum"]) == {"maths", "knowledge", "instructions", "data"}
     assert describe(["tasks", "0", "queries"]) == describe(["tasks", "queries"]) is not None
     assert describe(["tasks", "querie"]) is None
 
@@ -256,3 +256,12 @@ def test_a_table_that_may_be_left_out_is_known_inside(recipe_file: Path) -> None
 def test_bad_settings_of_a_calibration(recipe_file: Path, override: str, said: str) -> None:
     message = problems_of(recipe_file, "calibrate.accuracy_floor.accuracy=0.9", override)
     assert said in message and f"--set {override}" in message
+
+
+def test_only_the_tasks_that_are_named_are_run() -> None:
+    path = Path(__file__).parents[2] / "recipes" / "lab.toml"
+    assert [task.name for task in load_recipe(path).tasks] == ["maths", "knowledge", "instructions"]
+    assert [task.name for task in load_recipe(path, ['only=["knowledge"]']).tasks] == ["knowledge"]
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, ['only=["music"]'])
+    assert "there is no task music" in str(caught.value) and "maths, knowledge, instructions" in str(caught.value)

@@ -121,7 +121,7 @@ def test_a_cut_student_is_healed_by_distill_alone(tmp_path: Path) -> None:
     (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "heal.toml").write_text(
         'name = "heal"\ncalibrate.teachers = {}\n'
-        '[[tasks]]\ntype = "jsonl"\npath = "traces.jsonl"\nanswer_column = "trace"\n'
+        '[[tasks]]\ntype = "data"\npath = "traces.jsonl"\nanswer_column = "trace"\n'
         'teacher = "whole"\nproxy = "cut"\nstudent = "cut"\nqueries = 20\nsteps = 4\nmax_completion_length = 12\n'
         '[[distill.arms]]\nsources = ["gold_answers"]\n[distill]\nbatch_size = 4\nlearning_rate = 1e-3\n'
     )

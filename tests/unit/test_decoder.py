@@ -21,7 +21,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from distillability.rollouts.fast import Decoder, unsupported
+from distillability.models.fused import unsupported
+from distillability.models.head import states_and_head
+from distillability.rollouts.fast import Decoder
 from distillability.rollouts.sampling import choose_tokens
 
 VOCABULARY, ENDS = 97, (1, 7)
@@ -145,6 +147,29 @@ def test_half_precision_stays_near() -> None:
     )
     differences = [(torch.tensor(p) - _logprobs(model, prompt, row)).abs() for p, prompt, row in zip(logprobs, prompts, rows, strict=True)]
     assert torch.cat(differences).mean() < 0.2
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_states_without_gradient_are_those_of_the_library(name: str) -> None:
+    """Right-padded texts of several lengths; with gradient the library's own forward pass runs, without it the fused one."""
+    model, texts = _model(CONFIGS[name]), _prompts(30)
+    width = max(map(len, texts))
+    places = [(row, column) for row, text in enumerate(texts) for column in range(len(text))]
+    rows, columns = torch.tensor(places).T
+    asked = {
+        "input_ids": torch.tensor([text + [0] * (width - len(text)) for text in texts]),
+        "attention_mask": torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts]),
+    }
+    theirs, head = states_and_head(model, plain_head=True, rows=rows, columns=columns, **asked)
+    with torch.no_grad():
+        ours, same_head = states_and_head(model, plain_head=True, rows=rows, columns=columns, **asked)
+        with torch.autocast("cpu", torch.bfloat16):
+            half, _ = states_and_head(model, plain_head=True, rows=rows, columns=columns, **asked)
+    assert theirs.requires_grad
+    assert not torch.equal(ours, theirs), "the fused model was not used"
+    assert head is same_head
+    assert torch.allclose(ours, theirs.detach(), atol=2e-5)
+    assert 0 < (half - ours).abs().mean() < 0.05
 
 
 def test_what_is_not_supported_is_named() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from distillability.config.recipe import InstructionsTask
 from distillability.errors import UserError
 from distillability.lab.tokenizers import character_tokenizer
-from distillability.tasks import CrossedModes, Instructions, Jsonl, Knowledge, Maths, RewardModel, build_task, split_of
+from distillability.tasks import CrossedModes, Instructions, Knowledge, Maths, RewardModel, build_task, split_of
 from distillability.tasks.knowledge import facts
 from distillability.types import SPLITS, Prompt
 from tiny import tiny_reward_model
@@ -79,24 +79,27 @@ def test_knowledge_against_the_properties_themselves() -> None:
     assert known["Fe"]["atomic_number"] == 26 and known["Os"]["density"] > 22  # real ones
 
 
-def test_instructions_against_slices() -> None:
-    moves = {
-        "R": lambda word: word[::-1],
-        "L": lambda word: word[1:] + word[0],
-        "T": lambda word: word[-1] + word[:-1],
-        "H": lambda word: word[2:] + word[:2],
-        "A": lambda word: word[1] + word[0] + word[2:],
-        "B": lambda word: word[0] + word[2] + word[1] + word[3],
-        "C": lambda word: word[:2] + word[3] + word[2],
-        "D": lambda word: word[3] + word[1:3] + word[0],
-        "E": lambda word: word[2] + word[1] + word[0] + word[3],
-        "F": lambda word: word[0] + word[3] + word[2] + word[1],
+def test_instructions_against_tables() -> None:
+    """Each operation as a table of where a to t go."""
+    tables = {
+        "N": "bcdefghijklmnopqrsta",
+        "P": "tabcdefghijklmnopqrs",
+        "F": "bcdeaghijflmnokqrstp",
+        "B": "eabcdjfghioklmntpqrs",
+        "Q": "dcbahgfelkjiponmtsrq",
+        "S": "badcfehgjilknmporqts",
+        "M": "tsrqponmlkjihgfedcba",
+        "W": "acegikmoqsbdfhjlnprt",
+        "E": "akblcmdneofpgqhrisjt",
+        "T": "adgjmpsbehknqtcfilor",
     }
+    assert all(sorted(table) == list("abcdefghijklmnopqrst") for table in tables.values())
     for prompt in PROMPTS["instructions"]:
-        word = prompt.text[:4]
-        for name in prompt.text[4:-1]:
-            word = moves[name](word)
-        assert prompt.answer == prompt.text[-1].join(word)
+        letter, bracket = prompt.text[0], prompt.text[-1]
+        for name in prompt.text[1:-1]:
+            letter = tables[name]["abcdefghijklmnopqrst".index(letter)]
+        assert prompt.answer == bracket + letter + {"(": ")", "[": "]", "{": "}"}[bracket]
+    assert Instructions(operations=2).n_prompts == 20 * 3 * (10 * 10 - 9)  # nine operations have one that undoes them
 
 
 def test_easy_and_hard_steps_are_rearrangements_of_the_same_bytes(task: CrossedModes) -> None:
@@ -130,14 +133,13 @@ def test_the_easy_prefill_ends_before_the_first_result(task: CrossedModes) -> No
 def test_answers_are_even(task: CrossedModes) -> None:
     prompts = task.prompts("query", 4000)
     counts = Counter(_answered(prompt) for prompt in prompts)
-    assert len(counts) == {"maths": 10, "knowledge": 21, "instructions": 24}[task.name]
+    assert len(counts) == {"maths": 10, "knowledge": 21, "instructions": 20}[task.name]
     assert max(counts.values()) / len(prompts) < task.chance + 0.02
 
 
 def _answered(prompt: Prompt) -> str:
-    """The answer, or the order of the given letters where an answer is made of those."""
-    word = prompt.meta.get("word")
-    return prompt.answer if word is None else "".join(str(word.index(letter)) for letter in prompt.answer[::2])
+    """The answer without its brackets, where there are any."""
+    return prompt.answer.strip("()[]{}")
 
 
 def test_modes_are_shared_out_evenly_and_the_question_sways_them(task: CrossedModes) -> None:
@@ -199,7 +201,7 @@ def test_grading_never_raises(text: str) -> None:
 def test_a_reward_model_says_what_is_right(tmp_path: Path) -> None:
     plain = FAMILIES["instructions"]
     folder = tiny_reward_model(tmp_path / "reward", character_tokenizer(plain.alphabet), seed=0)
-    fields = {"teacher": "t", "proxy": "p", "student": "s", "queries": 1, "steps": 1, "max_completion_length": 46}
+    fields = {"teacher": "t", "proxy": "p", "student": "s", "queries": 1, "steps": 1, "max_completion_length": 26}
     config = InstructionsTask(**fields, reward_model=str(folder), reward_threshold=0.0)
     judged = build_task(config)
     assert isinstance(judged, Instructions) and isinstance(judged.judge, RewardModel)
@@ -221,7 +223,7 @@ def test_a_reward_model_without_a_template_sees_a_pair(tmp_path: Path) -> None:
     tokenizer = character_tokenizer(Instructions.alphabet)
     tokenizer.chat_template = None
     judge = RewardModel(str(tiny_reward_model(tmp_path / "reward", tokenizer, seed=0)))
-    assert judge("abcdR-", "#d-c-b-a") != judge("abcdR-", "#a-b-c-d")
+    assert judge("cNM[", "#[q]") != judge("cNM[", "#[p]")
 
 
 def test_what_is_no_reward_model_is_refused(tmp_path: Path, tiny: dict[str, Path]) -> None:
@@ -234,33 +236,3 @@ def test_what_is_no_reward_model_is_refused(tmp_path: Path, tiny: dict[str, Path
     two = tiny_reward_model(tmp_path / "two", character_tokenizer("ab"), seed=0, outputs=2)
     with pytest.raises(UserError, match="2 outputs"):
         RewardModel(str(two))("a", "b")
-
-
-def _write(path: Path, rows: list[object]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def test_jsonl_grades_and_splits(tmp_path: Path) -> None:
-    rows: list[object] = [{"prompt": f"What is {i} + 1?", "answer": i + 1} for i in range(60)]
-    task = Jsonl("mine", _write(tmp_path / "mine.jsonl", rows), grader="contains_number")
-    assert sum(len(task.prompts(split, 100)) for split in SPLITS) == 60
-    prompt = task.prompts("test", 1)[0]
-    assert task.grade(prompt, f"It is {prompt.answer}.").right
-    assert not task.grade(prompt, f"It is {prompt.answer} or 7").right
-    assert task.validate() == []
-
-
-def test_jsonl_names_file_and_line_of_every_bad_row(tmp_path: Path) -> None:
-    path = tmp_path / "bad.jsonl"
-    path.write_text('{"prompt": "a", "answer": "b"}\nnot json\n{"question": "a", "answer": "b"}\n[1]\n', encoding="utf-8")
-    with pytest.raises(UserError) as raised:
-        Jsonl("bad", path)
-    places = [problem.where for problem in raised.value.problems]
-    assert places == [f"{path}:2", f"{path}:3", f"{path}:4"]
-    assert "'question', 'answer'" in str(raised.value)
-
-
-def test_jsonl_with_too_few_prompts_says_which_splits_are_empty(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="leave no prompt"):
-        Jsonl("few", _write(tmp_path / "few.jsonl", [{"prompt": "a", "answer": "b"}]))

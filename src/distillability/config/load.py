@@ -26,6 +26,10 @@ _STAND_INS: dict[str, Any] = {"name": "recipe", "queries": 1, "steps": 1, "max_c
 _MENDS = {
     "evaluate": "raise the one, or lower the other",
     "num_generations": "GRPO compares the completions of one prompt, so a group needs 2 or more; 8 is usual",
+    "prompt_template": "columns by their names in braces, as {question}; {{ and }} for the braces themselves",
+    "grader": "exact compares the whole text; write your own as module:function",
+    "reward_model": "the folder or hub id of a sequence-classification model with one output",
+    "threshold": "a score that the plain teacher reaches about every other time",
     "name": "use letters, digits, dots, dashes and underscores: it names a folder",
     "knobs": "two or more numbers, each once: knobs = [-1, -0.1, 0, 0.1, 1] under [sweep], or --knobs -1,-0.1,0,0.1,1",
 }
@@ -261,14 +265,15 @@ def _explain(error: Any, key: str, known: dict[str, Any]) -> tuple[str, str]:
             description = known.get(key, {}).get("description", "")
             return "missing", f"add {key} = … ({description})" if description else f"add {key} = …"
         case "union_tag_not_found":
-            return "a task without a type", 'add type = "maths", "knowledge", "instructions" or "jsonl"'
+            return "a task without a type", 'add type = "maths", "knowledge", "instructions" or "data"'
         case "union_tag_invalid":
             return f"unknown task type {error['ctx']['tag']!r}", f"use one of {error['ctx']['expected_tags']}"
         case "literal_error":
             guess = nearest(str(given), re.findall(r"'([^']*)'", error["ctx"]["expected"]))
             return f"{given!r} is none of {error['ctx']['expected']}", f"did you mean {guess!r}?" if guess else "use one of those"
         case "value_error":
-            return str(error["ctx"]["error"]), _MENDS.get(key, "give each its own name")
+            what, *mend = error["ctx"]["error"].args
+            return what, mend[0] if mend else _MENDS.get(key, "")
         case _:
             message = error["msg"].replace("Input should", "should").replace("String should", "should").replace(" after validation", "")
             shown = "" if isinstance(given, dict | list) else f", not {given!r}"

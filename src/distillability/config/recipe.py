@@ -5,17 +5,22 @@ A field that is also a setting of TRL or transformers carries the name it has th
 
 from __future__ import annotations
 
+import re
+from string import Formatter
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from distillability.config.presets import PRESETS, PresetName
 
 __all__ = [
+    "GRADER_NAMES",
     "Arm",
     "Calibrate",
+    "DataTask",
     "Distill",
     "Evaluate",
     "InstructionsTask",
-    "JsonlTask",
     "KnowledgeTask",
     "MathsTask",
     "ObjectiveName",
@@ -26,6 +31,7 @@ __all__ = [
 ]
 
 ObjectiveName = Literal["seqkd", "forward_kl", "reverse_kl", "jsd", "skewed_forward_kl", "skewed_reverse_kl"]
+GRADER_NAMES = ("exact", "last_line", "contains_number", "choice", "math_verify", "reward_model")
 SchedulerName = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
 
 
@@ -92,7 +98,7 @@ class KnowledgeTask(_TaskBase):
 
 
 class InstructionsTask(_TaskBase):
-    """Chains of operations on a word, and a format for the answer."""
+    """Chains of operations on a letter, and a format for the answer."""
 
     type: Literal["instructions"] = "instructions"
     operations: int = Field(5, ge=2, le=8, description="Operations in a chain.")
@@ -102,18 +108,72 @@ class InstructionsTask(_TaskBase):
     reward_threshold: float = Field(0.0, description="The score of the reward model that means right.")
 
 
-class JsonlTask(_TaskBase):
-    """Prompts and answers of your own, one JSON object a line."""
+class DataTask(_TaskBase):
+    """Prompts and answers of your own: a file, a folder or a set of the hub."""
 
-    type: Literal["jsonl"] = "jsonl"
-    path: str
+    type: Literal["data"] = "data"
+    preset: PresetName | None = Field(None, description="One of the paper's tasks; the keys below start from its values.")
+    path: str = Field(description="A .jsonl, .csv, .tsv or .parquet file, a folder that `datasets` can load, or a hub id.")
+    subset: str | None = Field(None, description="Of a folder's or the hub's set: its configuration.")
+    split: str | None = Field(None, description="Of a folder's or the hub's set, or several as `train+test`; prompts are split anew.")
+    revision: str | None = Field(None, description="Of the hub's set: a commit, tag or branch.")
     prompt_column: str = "prompt"
-    answer_column: str = "answer"
-    grader: Literal["exact", "last_line", "contains_number"] = "exact"
+    prompt_template: str | None = Field(
+        None, description="Text with {column} fields in the place of one column; a column of choices becomes lettered lines."
+    )
+    answer_column: str | None = Field("answer", description='"none" where there are no answers: then the grader must know by itself.')
+    grader: str = Field("exact", description=f"{', '.join(GRADER_NAMES)}, or `module:function` of your own.")
+    reward_model: str | None = Field(
+        None, validate_default=True, description="Of the grader of that name: a sequence-classification model with one output."
+    )
+    threshold: float | None = Field(
+        None, validate_default=True, description="The score that means right, of a reward model or of a function that returns numbers."
+    )
     chance: float = Field(0.0, ge=0, lt=1, description="What a well-formed guess scores.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, values: Any) -> Any:
+        preset = values.get("preset") if isinstance(values, dict) else None
+        return {"name": preset, **PRESETS[preset], **values} if isinstance(preset, str) and preset in PRESETS else values
 
-Task = Annotated[MathsTask | KnowledgeTask | InstructionsTask | JsonlTask, Field(discriminator="type")]
+    @field_validator("prompt_template")
+    @classmethod
+    def _plain_fields(cls, template: str | None) -> str | None:
+        """Columns by name: what looks inside them, converts or formats them is refused."""
+        if template is None:
+            return None
+        try:
+            fields = [field[1:] for field in Formatter().parse(template) if field[1] is not None]
+        except ValueError as error:
+            raise ValueError(f"not a template: {error}") from None
+        if not fields:
+            raise ValueError("has no {column} in it")
+        for name, specification, conversion in fields:
+            if not name or name.isdigit() or set(name) & set(".[]{}") or specification or conversion:
+                shown = f"{name}{f'!{conversion}' if conversion else ''}{f':{specification}' if specification else ''}"
+                raise ValueError(f"{{{shown}}} is not the plain name of a column")
+        return template
+
+    @field_validator("grader")
+    @classmethod
+    def _known_grader(cls, grader: str) -> str:
+        if grader not in GRADER_NAMES and not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", grader):
+            raise ValueError(f"{grader!r} is neither one of {', '.join(GRADER_NAMES)} nor module:function")
+        return grader
+
+    @field_validator("reward_model", "threshold")
+    @classmethod
+    def _a_reward_model_is_whole(cls, value: Any, info: ValidationInfo) -> Any:
+        judged = info.data.get("grader") == "reward_model"
+        if value is None and judged:
+            raise ValueError('grader = "reward_model" needs it')
+        if value is not None and info.field_name == "reward_model" and not judged:
+            raise ValueError('only grader = "reward_model" asks it')
+        return value
+
+
+Task = Annotated[MathsTask | KnowledgeTask | InstructionsTask | DataTask, Field(discriminator="type")]
 
 
 class Teacher(_Strict):
@@ -288,16 +348,30 @@ class Recipe(_Strict):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of autocast; `auto` measures both on the teacher and on the student and keeps the faster for each."
     )
+    chat_template: str | None = Field(
+        None, description='For models that have none: "plain" (Question: … Answer: …), or a Jinja file. Such models are refused where null.'
+    )
     trust_remote_code: bool = False
     tasks: list[Task] = Field(min_length=1)
+    only: list[str] = Field(default=[], description="Names of the tasks to run; all of them where empty.")
     calibrate: Calibrate = Calibrate()
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
     sweep: Sweep = Sweep()
 
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What `models.load` is told beside a model's name."""
+        return {"chat_template": self.chat_template, "trust_remote_code": self.trust_remote_code}
+
     @model_validator(mode="after")
-    def _task_names_differ(self) -> Recipe:
+    def _tasks_are_chosen_by_name(self) -> Recipe:
         names = [task.name for task in self.tasks]
         if len(set(names)) != len(names):
-            raise ValueError(f"task names must differ, got {names}")
+            raise ValueError(f"task names must differ, got {names}", "give each its own name")
+        unknown = [name for name in self.only if name not in names]
+        if unknown:
+            raise ValueError(f"only: there is no task {', '.join(unknown)}", f"the tasks are: {', '.join(names)}")
+        if self.only:
+            object.__setattr__(self, "tasks", [task for task in self.tasks if task.name in self.only])
         return self

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -42,6 +42,7 @@ from distillability.models.load import LoadedModel
 from distillability.rollouts import complete
 from distillability.tasks import CrossedModes, Instructions, Knowledge, Maths
 from distillability.tasks.base import split_of
+from distillability.tasks.instructions import LETTERS, OPERATIONS
 from distillability.types import Prompt
 
 __all__ = ["FAMILIES", "Family", "build"]
@@ -76,7 +77,7 @@ def _maths_words() -> list[str]:
 FAMILIES: dict[str, Family] = {
     "maths": Family(Maths(), 44, ("student_steps", _maths_words(), r"\d[+\-*]\d=\d;|[+\-*]\d|.")),
     "knowledge": Family(Knowledge(), 28, ("student_elements", Knowledge().elements, "[A-Z][a-z]|.")),
-    "instructions": Family(Instructions(), 46, ("student_pairs", ["".join(pair) for pair in permutations("abcdefgh", 2)], "[a-h]{2}|.")),
+    "instructions": Family(Instructions(), 26, ("student_pairs", [a + b for a, b in product(LETTERS, OPERATIONS)], "[a-t][A-Z]|.")),
 }
 
 

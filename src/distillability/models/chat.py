@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from distillability.errors import UserError
+from distillability.models.facts import NO_TEMPLATE_MEND
 
-__all__ = ["completion_ids", "end_of_turn_id", "prompt_ids", "rendered_once", "survives", "surviving_ids"]
+__all__ = [
+    "PLAIN_TEMPLATE",
+    "completion_ids",
+    "end_of_turn_id",
+    "prompt_ids",
+    "rendered_once",
+    "survives",
+    "surviving_ids",
+    "with_template",
+]
+
+# Questions and answers by their names, each below its own line, for models that no chat has taught a template.
+PLAIN_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ 'Question' if message['role'] == 'user' else 'Answer' }}:\n{{ message['content'] }}\n\n"
+    "{% endfor %}{% if add_generation_prompt %}Answer:\n{% endif %}"
+)
+
+
+def with_template(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> PreTrainedTokenizerBase:
+    """The tokenizer with a chat template where it has none; saved with a model it stays.
+
+    Args:
+        chat_template: `plain` for `PLAIN_TEMPLATE`, or the path of a Jinja file; None leaves the tokenizer as it is.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if chat_template is None or tokenizer.chat_template is not None:
+        return tokenizer
+    if chat_template == "plain":
+        tokenizer.chat_template = PLAIN_TEMPLATE
+        return tokenizer
+    try:
+        tokenizer.chat_template = Path(chat_template).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError.single(f"chat_template = {chat_template}", f"cannot be read ({error.strerror})", NO_TEMPLATE_MEND) from error
+    return tokenizer
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, demonstrations: Sequence[tuple[str, str]] = ()) -> list[int]:
@@ -24,7 +63,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, demonstrations: 
         raise UserError.single(
             str(tokenizer.name_or_path),
             "the tokenizer has no chat template",
-            "use a chat model, or set tokenizer.chat_template and save it",
+            NO_TEMPLATE_MEND,
         )
     messages = [
         {"role": role, "content": content}

@@ -16,9 +16,14 @@ from distillability.models.gguf import (
     read_header,
     require_convertible,
 )
-from distillability.models.locate import locate
+from distillability.models.locate import adapted_model, has_tokenizer, locate
 
-__all__ = ["ModelFacts", "read_facts"]
+__all__ = ["NO_TEMPLATE_MEND", "ModelFacts", "read_facts"]
+
+NO_TEMPLATE_MEND = (
+    'use a chat model; for a base model say chat_template = "plain" (Question: … Answer: …) or a Jinja file at the top of the recipe; '
+    "or set tokenizer.chat_template and save the tokenizer"
+)
 
 _SMALL_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"]
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -81,14 +86,26 @@ class ModelFacts:
         return width if isinstance(width, int) else None
 
     @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer's files are."""
+        return self.folder
+
+    @property
+    def layers_folder(self) -> Path:
+        """Where the weights are whose layers an adapter can change."""
+        return self.folder
+
+    @property
     def has_tokenizer(self) -> bool:
-        return any((self.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"))
+        return has_tokenizer(self.tokenizer_folder)
 
     @property
     def has_chat_template(self) -> bool:
-        if any((self.folder / name).exists() for name in ("chat_template.jinja", "chat_template.json", "additional_chat_templates")):
+        if any(
+            (self.tokenizer_folder / name).exists() for name in ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+        ):
             return True
-        return bool(_read_object(self.folder / "tokenizer_config.json", self.reference).get("chat_template"))
+        return bool(_read_object(self.tokenizer_folder / "tokenizer_config.json", self.reference).get("chat_template"))
 
     @property
     def has_safetensors(self) -> bool:
@@ -102,7 +119,7 @@ class ModelFacts:
     @cached_property
     def vocabulary(self) -> dict[str, int] | None:
         """Token to id, added tokens included; None where there is no `tokenizer.json` to read it from."""
-        content = _read_object(self.folder / "tokenizer.json", self.reference)
+        content = _read_object(self.tokenizer_folder / "tokenizer.json", self.reference)
         body = content.get("model")
         model = body.get("vocab") if isinstance(body, dict) else None
         if not model:
@@ -134,8 +151,32 @@ class _GgufFacts(ModelFacts):
         return self.header.vocabulary
 
 
+@dataclass(frozen=True)
+class _AdapterFacts(ModelFacts):
+    """The same of an adapter's folder: the model that it changes, and what was saved with the adapter."""
+
+    base: ModelFacts = field(kw_only=True)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.folder if has_tokenizer(self.folder) else self.base.tokenizer_folder
+
+    @property
+    def layers_folder(self) -> Path:
+        return self.base.layers_folder
+
+    @property
+    def has_safetensors(self) -> bool:
+        return super().has_safetensors and (self.base.has_safetensors or not self.base.is_local)
+
+    @property
+    def pickled_weights(self) -> list[str]:
+        return super().pickled_weights or self.base.pickled_weights
+
+
 def read_facts(reference: str) -> ModelFacts:
-    """The facts of one model; of a hub model only the small files are fetched, of a GGUF file only the header is read.
+    """The facts of one model; of a hub model only the small files are fetched, of a GGUF file only the header is read. An adapter's
+    folder is the model that it changes.
 
     Raises:
         UserError: there is no such model, or it is not a model folder, or a GGUF file that cannot be converted.
@@ -154,6 +195,10 @@ def read_facts(reference: str) -> ModelFacts:
             "a file, not a model folder",
             "give a .gguf file, or the folder with config.json, the tokenizer and *.safetensors",
         )
+    base = adapted_model(path)
+    if base is not None:
+        found = read_facts(base)
+        return _AdapterFacts(reference, path, found.config, base=found)
     if not (path / "config.json").is_file():
         raise UserError.single(reference, "not a model: the folder has no config.json", "give a folder written by save_pretrained")
     return ModelFacts(reference, path, _read_object(path / "config.json", reference), is_local)

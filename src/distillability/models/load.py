@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import (
@@ -19,7 +18,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from distillability.errors import UserError
+from distillability.models.chat import with_template
 from distillability.models.convert import as_folder
+from distillability.models.locate import adapted_model, has_tokenizer
 
 transformers_logging.disable_progress_bar()  # our own lines say what is going on
 
@@ -48,12 +49,22 @@ def default_device() -> torch.device:
     return torch.accelerator.current_accelerator() or torch.device("cpu") if torch.accelerator.is_available() else torch.device("cpu")
 
 
-def load_tokenizer(reference: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer, padding on the left as generation needs it, with a pad token (end of sequence where it has none)."""
-    tokenizer = AutoTokenizer.from_pretrained(as_folder(str(reference)), padding_side="left", trust_remote_code=trust_remote_code)
+def load_tokenizer(reference: str | Path, *, chat_template: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer, padding on the left as generation needs it, with a pad token (end of sequence where it has none).
+
+    An adapter saved without one has its model's.
+
+    Args:
+        chat_template: for a tokenizer that has none; see `models.chat.with_template`.
+    """
+    path = as_folder(str(reference))
+    base = None if has_tokenizer(Path(path)) else adapted_model(Path(path))
+    if base is not None:
+        return load_tokenizer(base, chat_template=chat_template, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    return with_template(tokenizer, chat_template)
 
 
 def load_model(
@@ -61,6 +72,7 @@ def load_model(
     *,
     dtype: torch.dtype | Literal["auto"] = torch.float32,
     device: torch.device | None = None,
+    chat_template: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model for scoring, decoding or training; it comes in evaluation mode. An adapter is merged into its model.
@@ -69,21 +81,14 @@ def load_model(
 
     Args:
         dtype: of the weights, `auto` for that of the files. Training and the lab keep float32 and may autocast.
+        chat_template: for a tokenizer that has none; see `models.chat.with_template`.
 
     Raises:
         UserError: there is no such model, or it is not a causal language model in safetensors.
     """
-    path = as_folder(str(reference))
-    adapted = _adapted(Path(path))
     try:
-        common = {"attn_implementation": _attention(), "trust_remote_code": trust_remote_code}
-        inner = _language_model(adapted or path, trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(adapted or path, dtype=dtype, use_safetensors=True, **common, **inner)
-        if inner:
-            vars(model).pop("_weight_conversions", None)  # else it would be saved under its names in the larger model
-        if adapted is not None:
-            model = _with_adapter(model, path)
-        tokenizer = load_tokenizer(reference, trust_remote_code=trust_remote_code)
+        model = _load_weights(as_folder(str(reference)), dtype, trust_remote_code)
+        tokenizer = load_tokenizer(reference, chat_template=chat_template, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError.single(
             str(reference), f"cannot be loaded as a causal language model: {error}", "give a Hugging Face folder or id"
@@ -91,53 +96,47 @@ def load_model(
     return LoadedModel(model.to(device or default_device()).eval(), tokenizer, str(reference), trust_remote_code)
 
 
-def _language_model(path: str, trust_remote_code: bool) -> dict[str, Any]:
-    """What loads the language model out of a larger one: its configuration, and the names of its weights there. Empty for all others."""
+def _load_weights(path: str, dtype: torch.dtype | Literal["auto"], trust_remote_code: bool) -> PreTrainedModel:
+    """A model, or the one that an adapter was trained on with the adapter added to its weights, known by the adapter's folder."""
+    base = adapted_model(Path(path))
+    if base is None:
+        return _load_language_model(path, dtype, trust_remote_code)
+    from peft import PeftModel
+
+    merged: PreTrainedModel = PeftModel.from_pretrained(_load_weights(as_folder(base), dtype, trust_remote_code), path).merge_and_unload()
+    merged.config._name_or_path = merged.name_or_path = path
+    return merged
+
+
+def _load_language_model(path: str, dtype: torch.dtype | Literal["auto"], trust_remote_code: bool) -> PreTrainedModel:
+    """A model, of one of several kinds of input its language model."""
     config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    if config.model_type not in _LARGER:
-        return {}
-    return {"config": _language_config(config), "key_mapping": _LARGER[config.model_type]}
+    names = _LARGER.get(config.model_type)
+    inner = {} if names is None else {"config": _language_config(config), "key_mapping": names}
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, attn_implementation=_attention(), trust_remote_code=trust_remote_code, **inner
+    )
+    if inner:
+        vars(model).pop("_weight_conversions", None)  # else it would be saved under its names in the larger model
+    return model
 
 
 def _language_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return config.text_config if config.model_type in _LARGER else config
 
 
-def _adapted(path: Path) -> str | None:
-    """The model that an adapter's folder was trained on; None where the folder is no adapter's.
-
-    Raises:
-        UserError: it is not where it was.
-    """
-    file = path / "adapter_config.json"
-    if not file.is_file():
-        return None
-    base = str(json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path"))
-    try:
-        return as_folder(base)
-    except UserError as error:
-        mend = "put it back, or write its new place into base_model_name_or_path of adapter_config.json"
-        raise UserError.single(str(path), f"the model of this adapter, {base}, is not there", mend) from error
-
-
-def _with_adapter(model: PreTrainedModel, path: str) -> PreTrainedModel:
-    """The model with the adapter of a folder added to its weights, known by that folder's name."""
-    from peft import PeftModel
-
-    merged: PreTrainedModel = PeftModel.from_pretrained(model, path).merge_and_unload()
-    merged.config._name_or_path = merged.name_or_path = path
-    return merged
-
-
-def initialise_student(reference: str | Path, seed: int, *, trust_remote_code: bool = False) -> LoadedModel:
+def initialise_student(
+    reference: str | Path, seed: int, *, chat_template: str | None = None, trust_remote_code: bool = False
+) -> LoadedModel:
     """A student with the architecture and tokenizer of `reference` and fresh weights drawn from `seed`."""
-    config = _language_config(AutoConfig.from_pretrained(as_folder(str(reference)), trust_remote_code=trust_remote_code))
+    path = as_folder(str(reference))
+    config = _language_config(AutoConfig.from_pretrained(adapted_model(Path(path)) or path, trust_remote_code=trust_remote_code))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=_attention(), trust_remote_code=trust_remote_code
         )
-    tokenizer = load_tokenizer(reference, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(reference, chat_template=chat_template, trust_remote_code=trust_remote_code)
     return LoadedModel(model.to(default_device()).eval(), tokenizer, str(reference), trust_remote_code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from distillability.errors import UserError
 from distillability.models.gguf import is_gguf
 
-__all__ = ["is_hub_id", "lab_folder", "lab_models", "locate"]
+__all__ = ["adapted_model", "has_tokenizer", "is_hub_id", "lab_folder", "lab_models", "locate"]
 
 _LAB = "lab:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -51,6 +52,31 @@ def locate(reference: str) -> str:
             reference or "''", "there is no such model folder", "give a Hugging Face folder, a hub id, or lab:FAMILY/NAME"
         )
     return reference
+
+
+def adapted_model(folder: Path) -> str | None:
+    """What an adapter's folder calls the model that it changes; None where the folder is no adapter's.
+
+    Raises:
+        UserError: it does not say, or that model is not where it was.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        return None
+    try:
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        locate(str(base))
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError.single(str(file), f"does not name the model it changes ({error!r})", "save the adapter again") from None
+    except UserError as error:
+        mend = "put it back, or write its new place into base_model_name_or_path of adapter_config.json"
+        raise UserError.single(str(folder), f"the model of this adapter, {base}, is not there", mend) from error
+    return str(base)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there are a tokenizer's files in a folder."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"))
 
 
 def is_hub_id(reference: str) -> bool:

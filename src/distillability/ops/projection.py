@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from distillability.ops.logprobs import widen
 
-__all__ = ["ChunkLoss", "projected", "projected_sum", "projector"]
+__all__ = ["ChunkLoss", "computed_in", "projected", "projected_sum", "projector"]
 
 # (logits [n, V] of some positions, which positions) → the sum of their losses, a scalar.
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]
@@ -120,7 +120,7 @@ class _LinearHead:
 
     def __init__(self, head: torch.nn.Linear):
         self.parameters = (head.weight, head.bias)
-        self.weight, self.dtype = head.weight.detach(), _computed_in(head.weight)
+        self.weight, self.dtype = head.weight.detach(), computed_in(head.weight)
         self.bias = None if head.bias is None else head.bias.detach().to(self.dtype)
         self.blocks = [slice(0, len(self.weight))] if self.weight.dtype == self.dtype else _blocks(self.weight)
 
@@ -204,7 +204,7 @@ def _is_linear(head: torch.nn.Module) -> TypeGuard[torch.nn.Linear]:
     return type(head) is torch.nn.Linear and not changed
 
 
-def _computed_in(tensor: torch.Tensor) -> torch.dtype:
+def computed_in(tensor: torch.Tensor) -> torch.dtype:
     """The dtype that a matrix product of `tensor` has here."""
     device = tensor.device.type
     autocast = torch.is_autocast_enabled(device) and tensor.dtype != torch.float64
@@ -231,7 +231,7 @@ def _affordable(hidden: torch.Tensor, head: torch.nn.Module) -> int:
     if vocabulary is None:
         with torch.no_grad():
             vocabulary = head(hidden[:1]).shape[-1]
-    return max(1, _scaled(_CHUNK_BYTES, hidden) // (_computed_in(hidden).itemsize * max(1, vocabulary)))
+    return max(1, _scaled(_CHUNK_BYTES, hidden) // (computed_in(hidden).itemsize * max(1, vocabulary)))
 
 
 def _blocks(weight: torch.Tensor) -> list[slice]:

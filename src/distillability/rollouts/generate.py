@@ -10,16 +10,17 @@ from functools import cache
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from distillability.errors import UserError
 from distillability.models.chat import completion_ids, end_of_turn_id, rendered_once
+from distillability.models.fused import is_narrow, unsupported
 from distillability.models.load import LoadedModel
 from distillability.models.mode import evaluating
-from distillability.rollouts.fast import Decoder, unsupported
+from distillability.rollouts.fast import Decoder
 from distillability.types import Decoding
 
 __all__ = ["Completions", "complete", "complete_ids", "decoding_dtype", "read_completions"]
 
 _log = logging.getLogger(__name__)
-_SMALLEST_HALF_WIDTH = 512  # hidden size; below it, conversions cost a decoding step more than half-sized products save
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def complete_ids(
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     found: list[list[int]] = [[] for _ in prompts]
     longest = max(map(len, prompts), default=0) + max_new_tokens
+    _require_room(loaded, longest, max_new_tokens)
     reason = unsupported(model, longest)
     if reason is not None:
         _say_fallback(reason)
@@ -127,10 +129,21 @@ def complete_ids(
     return found
 
 
+def _require_room(loaded: LoadedModel, longest: int, max_new_tokens: int) -> None:
+    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise UserError.single(
+            loaded.reference,
+            f"a prompt of {longest - max_new_tokens} tokens with its template and {max_new_tokens} new ones exceed its context, {context}",
+            "shorten the prompts or max_completion_length, or use a model with a longer context",
+        )
+
+
 def decoding_dtype(loaded: LoadedModel, autocast_dtype: torch.dtype | None) -> torch.dtype:
     """The dtype of our decoder's products where the model's other passes autocast to `autocast_dtype` (None for float32)."""
-    wide = loaded.model.config.get_text_config().hidden_size >= _SMALLEST_HALF_WIDTH
-    return autocast_dtype if autocast_dtype is not None and (wide or loaded.device.type != "cpu") else torch.float32
+    # Conversions cost a step of a narrow model more than half-sized products save.
+    pays = loaded.device.type != "cpu" or not is_narrow(loaded.model)
+    return autocast_dtype if autocast_dtype is not None and pays else torch.float32
 
 
 @cache

@@ -57,7 +57,7 @@ class TaskContext:
         return source
 
     def load(self, reference: str | Path) -> LoadedModel:
-        return load_model(reference, trust_remote_code=self.recipe.trust_remote_code)
+        return load_model(reference, **self.recipe.loading)
 
     def plain(self) -> LoadedModel:
         return self.load(self.config.teacher)
@@ -72,7 +72,7 @@ class TaskContext:
         """What student number `seed` is before it has learnt anything: its checkpoint, or weights of its own where the recipe says so."""
         if self.recipe.distill.student_init == "checkpoint":
             return self.load(self.config.student)
-        return initialise_student(self.config.student, self.seed("student", seed), trust_remote_code=self.recipe.trust_remote_code)
+        return initialise_student(self.config.student, self.seed("student", seed), **self.recipe.loading)
 
     def scorer(self, loaded: LoadedModel) -> Scorer:
         return Scorer(loaded.model, loaded.tokenizer, autocast_dtype=self.teacher_dtype)

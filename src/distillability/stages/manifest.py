@@ -13,7 +13,7 @@ from typing import Any
 
 import distillability
 from distillability.config.load import recipe_digest
-from distillability.config.recipe import InstructionsTask, JsonlTask, Recipe
+from distillability.config.recipe import DataTask, InstructionsTask, Recipe
 from distillability.errors import UserError
 from distillability.models.locate import locate
 
@@ -109,8 +109,8 @@ def _parents(recipe: Recipe) -> Iterator[dict[str, Any]]:
     for reference in models:
         yield {"model": reference, **_fingerprint(reference)}
     for task in recipe.tasks:
-        if isinstance(task, JsonlTask):
-            yield {"data": task.path, **_digest([Path(task.path)])}
+        if isinstance(task, DataTask):
+            yield {"data": task.path, "subset": task.subset, "split": task.split, "revision": task.revision, **_data_digest(task.path)}
 
 
 def _fingerprint(reference: str) -> dict[str, Any]:
@@ -121,6 +121,13 @@ def _fingerprint(reference: str) -> dict[str, Any]:
     if not path.exists():
         return {"sha256": None, "reason": "a model of the hub"}
     return _digest([path] if path.is_file() else sorted(inside for inside in path.iterdir() if inside.is_file()))
+
+
+def _data_digest(path: str) -> dict[str, Any]:
+    place = Path(path).expanduser()
+    if not place.exists():
+        return {"sha256": None, "reason": "a data set of the hub"}
+    return _digest([place] if place.is_file() else sorted(inside for inside in place.rglob("*") if inside.is_file()))
 
 
 def _digest(paths: list[Path]) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from distillability.config.recipe import Task as TaskConfig
 from distillability.config.schema import nearest
 from distillability.config.sources import SWEEP, Source, parse_source, source_names
 from distillability.errors import Problem, UserError
-from distillability.models.facts import ModelFacts, read_facts
+from distillability.models.facts import NO_TEMPLATE_MEND, ModelFacts, read_facts
 from distillability.tasks import Task, build_task
+from distillability.types import SPLITS, Prompt
 
 __all__ = ["check", "find_problems"]
 
@@ -39,7 +40,7 @@ def check(recipe: Recipe) -> None:
 
 def find_problems(recipe: Recipe) -> list[Problem]:
     """All that is wrong with a recipe in itself, its models and its data; empty where it can run."""
-    problems = [*_name_problems(recipe), *_arm_problems(recipe)]
+    problems = [*_name_problems(recipe), *_template_problems(recipe), *_arm_problems(recipe)]
     for config in recipe.tasks:
         problems += _task_problems(recipe, config)
     return list(dict.fromkeys(problems))  # two tasks with one broken model say so once
@@ -59,6 +60,12 @@ def _name_problems(recipe: Recipe) -> Iterator[Problem]:
     for name in recipe.calibrate.teachers:
         if name in reserved:
             yield Problem(f"calibrate.teachers.{name}", f"{name!r} already names another source", "give the teacher another name")
+
+
+def _template_problems(recipe: Recipe) -> Iterator[Problem]:
+    path = recipe.chat_template
+    if path not in (None, "plain") and not Path(path).expanduser().is_file():
+        yield Problem(f"chat_template = {path}", "there is no such file", 'give the path of a Jinja file, or "plain"')
 
 
 def _arm_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -124,7 +131,8 @@ def _task_problems(recipe: Recipe, config: TaskConfig) -> Iterator[Problem]:
     for role, facts in models.items():
         if facts is not None:
             needs_weights = role != "student" or recipe.distill.student_init == "checkpoint"
-            yield from _model_problems(f"{checked.where(role)} = {facts.reference}", facts, needs_weights=needs_weights)
+            where = f"{checked.where(role)} = {facts.reference}"
+            yield from _model_problems(where, facts, needs_weights=needs_weights, has_template=recipe.chat_template is not None)
     yield from _pair_problems(checked)
     yield from _adapter_problems(checked)
     if task is not None:
@@ -142,7 +150,7 @@ def _try(build: Callable[[], Any]) -> tuple[Any, tuple[Problem, ...]]:
         return None, error.problems
 
 
-def _model_problems(where: str, facts: ModelFacts, *, needs_weights: bool) -> Iterator[Problem]:
+def _model_problems(where: str, facts: ModelFacts, *, needs_weights: bool, has_template: bool) -> Iterator[Problem]:
     if not facts.is_causal:
         kind = ", ".join(facts.config.get("architectures") or []) or str(facts.config.get("model_type"))
         yield Problem(where, f"an encoder, or a model that does not continue texts ({kind})", "give a causal language model")
@@ -158,10 +166,10 @@ def _model_problems(where: str, facts: ModelFacts, *, needs_weights: bool) -> It
     if not facts.has_tokenizer:
         yield Problem(where, "the folder has no tokenizer", "save the model's tokenizer into it")
         return
-    has_template, problems = _try(lambda: facts.has_chat_template)
+    has_own, problems = _try(lambda: facts.has_chat_template)
     yield from problems
-    if not has_template and not problems:
-        yield Problem(where, "no chat template", "use a chat model, or set tokenizer.chat_template and save the tokenizer")
+    if not (has_own or has_template or problems):
+        yield Problem(where, "no chat template", NO_TEMPLATE_MEND)
 
 
 def _pair_problems(checked: _Checked) -> Iterator[Problem]:
@@ -219,7 +227,7 @@ def _adapter_problems(checked: _Checked) -> Iterator[Problem]:
         mend = f"write it by itself (distillability cut {teacher.reference} --out FOLDER) and name that folder, or set calibrate.lora"
         yield Problem(f"{checked.where('teacher')} = {teacher.reference}", what, mend)
     lora = calibrate.lora
-    known = _layer_names(teacher.folder) if lora and teacher else []
+    known = _layer_names(teacher.layers_folder) if lora and teacher else []
     for name in lora.target_modules if lora and known else ():
         if name not in known:
             guess = nearest(name, known)
@@ -242,11 +250,17 @@ def _layer_names(folder: Path) -> list[str]:
 
 
 def _grader_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
-    prompts = [prompt for split in ("calibrate", "query", "validate", "test") for prompt in task.prompts(split, _GRADED_PROMPTS)]
-    refused = [prompt for prompt in prompts if not task.grade(prompt, task.gold_answer(prompt)).right]
-    if refused:
-        what = f"the grader refuses the task's own answer on {len(refused)} of {len(prompts)} prompts, first {refused[0].id}"
-        yield Problem(checked.where("grader"), what, "choose another grader, or mend the answers")
+    """A grader that raises on the task's own answers, or refuses them."""
+    prompts = [prompt for split in SPLITS for prompt in task.prompts(split, _GRADED_PROMPTS)]
+    golds = [(prompt, gold) for prompt in prompts if (gold := task.gold_answer(prompt)) is not None]
+    if not task.knows_gold:
+        golds = golds[:1]  # enough to see that it judges at all, by a model that may be large
+    refused = [prompt for prompt, gold in golds if not task.grade(prompt, gold).right]
+    if refused and task.knows_gold:
+        what = f"the grader refuses the task's own answer on {len(refused)} of {len(golds)} prompts, first {refused[0].id}"
+        yield Problem(
+            checked.where("grader"), what, 'choose another grader, mend the answers, or set answer_column = "none" if they are none'
+        )
 
 
 def _source_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
@@ -268,7 +282,10 @@ def _lacking(task: Task, source: Source, prompt: Any) -> str | None:
         return "common beginning of its answers with steps"
     if source.prefill == "oracle" and task.oracle_prefill(prompt) is None:
         return "easy mode to prefill"
-    return "answers that can be cut from a text" if source.cut and task.answer_only(task.gold_answer(prompt)) is None else None
+    gold = task.gold_answer(prompt)
+    if gold is None and (source.gold == "answers" or (source.few_shot and task.gold_steps(prompt) is None)):
+        return "answers"
+    return "answers that can be cut from a text" if source.cut and (gold is None or task.answer_only(gold) is None) else None
 
 
 def _budget_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
@@ -285,27 +302,31 @@ def _budget_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
 
 def _length_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
     """Prompts that cannot fit whatever the chat template adds: the count is a lower bound."""
-    longest = sorted(task.prompts("query", 1000), key=lambda prompt: len(prompt.text))[-_LONGEST_PROMPTS:]
-    for role in ("teacher", "student"):
-        facts = checked.models[role]
-        if facts is None or facts.context is None or not (facts.folder / "tokenizer.json").is_file():
+    prompts = sorted((prompt for split in SPLITS for prompt in task.prompts(split, 1000)), key=lambda prompt: len(prompt.text))
+    room = checked.config.max_completion_length
+    for role, facts in checked.models.items():
+        if facts is None or facts.context is None:
             continue
-        tokens = _most_tokens(facts, [prompt.text for prompt in longest])
-        room = facts.context - checked.config.max_completion_length
-        if tokens is not None and tokens > room:
-            longest_text = f"a prompt of {tokens} tokens and max_completion_length {checked.config.max_completion_length}"
+        longest = _longest(facts, prompts[-_LONGEST_PROMPTS:])
+        if longest is not None and longest[0] > facts.context - room:
+            tokens, prompt = longest
             yield Problem(
                 checked.where(role),
-                f"{longest_text} exceed the context of {facts.context}",
+                f"a prompt of {tokens} tokens ({prompt.id}) and max_completion_length {room} exceed the context of {facts.context}",
                 "shorten the prompts or max_completion_length, or use a model with a longer context",
             )
 
 
-def _most_tokens(facts: ModelFacts, texts: Sequence[str]) -> int | None:
+def _longest(facts: ModelFacts, prompts: Sequence[Prompt]) -> tuple[int, Prompt] | None:
+    """The prompt of most tokens, and how many; None where the model has no `tokenizer.json` to count with."""
     from tokenizers import Tokenizer
 
+    file = facts.tokenizer_folder / "tokenizer.json"
+    if not file.is_file():
+        return None
     try:
-        tokenizer = Tokenizer.from_file(str(facts.folder / "tokenizer.json"))
+        tokenizer = Tokenizer.from_file(str(file))
     except Exception:  # the library raises this bare class; what is wrong with the file, loading it says better
         return None
-    return max((len(tokenizer.encode(text, add_special_tokens=False)) for text in texts), default=None)
+    counted = [(len(tokenizer.encode(prompt.text, add_special_tokens=False)), prompt) for prompt in prompts]
+    return max(counted, key=lambda pair: pair[0], default=None)

@@ -78,7 +78,7 @@ def _contexts(recipe: Recipe, folder: RunFolder, console: Console) -> list[TaskC
 def _dtype(recipe: Recipe, reference: str) -> str:
     if recipe.dtype != "auto":
         return recipe.dtype
-    return faster_autocast(load_model(reference, trust_remote_code=recipe.trust_remote_code))
+    return faster_autocast(load_model(reference, **recipe.loading))
 
 
 def _add_seconds(folder: RunFolder, stage: str, seconds: float) -> None:

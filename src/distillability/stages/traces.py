@@ -7,9 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from distillability.config.sources import Source
 from distillability.errors import UserError
 from distillability.files import read_jsonl, write_json, write_jsonl
+from distillability.rewards.aggregate import aggregate
 from distillability.rewards.compatibility import compatibility
 from distillability.rollouts import complete
 from distillability.stages.context import TaskContext
@@ -89,7 +92,7 @@ def _gold(context: TaskContext, source: Source, prompt: Prompt) -> str:
     text = context.task.gold_answer(prompt) if source.gold == "answers" else context.task.gold_steps(prompt)
     if text is None:
         raise UserError.single(
-            f"source {source.name}", f"the task {context.task_name} has no reference solutions", "leave it out of the arms"
+            f"source {source.name}", f"the task {context.task_name} has no {source.gold} of its own", "leave it out of the arms"
         )
     return text
 
@@ -107,18 +110,21 @@ def _prefills(context: TaskContext, source: Source, prompts: Sequence[Prompt]) -
 def _demonstrations(context: TaskContext) -> list[tuple[str, str]]:
     """A few questions with the reference solution that an attacker wrote for them, or the answer where the task has no steps."""
     shown = context.task.prompts("validate", context.recipe.distill.few_shot)
-    return [(prompt.text, context.task.gold_steps(prompt) or context.task.gold_answer(prompt)) for prompt in shown]
+    solved = [(prompt.text, context.task.gold_steps(prompt) or context.task.gold_answer(prompt)) for prompt in shown]
+    return [(prompt, solution) for prompt, solution in solved if solution is not None]
 
 
 def _select(context: TaskContext, source: Source, drawn: Sequence[Trace]) -> list[Trace]:
-    """The trace of highest (or lowest) C among the draws of each prompt; where C is missing for all of them, the first draw."""
+    """The trace of highest (or lowest) C among the draws of each prompt, by all proxies; where none has one, the first draw."""
+    settings, sign = context.recipe.calibrate, 1.0 if source.select == "best" else -1.0
     columns = [trace.prompt for trace in drawn], [trace.text for trace in drawn], [trace.truncated for trace in drawn]
-    proxy = context.scorer(context.load(context.config.proxy)).score(*columns)
     reference = context.scorer(context.plain()).score(*columns)
-    values = compatibility(proxy, reference, context.recipe.calibrate.normaliser).view(-1, source.draws)
-    worst = float("-inf") if source.select == "best" else float("inf")
-    filled = values.nan_to_num(nan=worst)
-    picks = filled.argmax(dim=1) if source.select == "best" else filled.argmin(dim=1)
+    scores = [context.scorer(context.load(name)).score(*columns) for name in context.config.all_proxies]
+    values = torch.stack([compatibility(of_proxy, reference, settings.normaliser) for of_proxy in scores]).view(
+        len(scores), -1, source.draws
+    )
+    found = aggregate(values, torch.ones_like(values[0], dtype=torch.bool), settings.proxy_aggregate, sign)
+    picks = (sign * found).nan_to_num(nan=-torch.inf).argmax(dim=1)
     return [drawn[row * source.draws + int(pick)] for row, pick in enumerate(picks)]
 
 

@@ -41,6 +41,7 @@ class Task(ABC):
         chance: accuracy of the best guess of the right format, a fraction.
         modes: names of the ways of answering that `grade` can tell apart; empty where it labels none.
         easy_modes: those of `modes` that a small student is expected to learn.
+        knows_gold: whether gold answers are right by definition, so that a grader which refuses one is wrong.
         prefill: the bytes common to all answers with visible steps; None where there are none.
     """
 
@@ -48,6 +49,7 @@ class Task(ABC):
     chance: float
     modes: tuple[str, ...] = ()
     easy_modes: tuple[str, ...] = ()
+    knows_gold: bool = True
     prefill: str | None = None
 
     @abstractmethod
@@ -66,8 +68,8 @@ class Task(ABC):
         """The first `n` prompts of a split; fewer where the split has fewer."""
         return [prompt for _, prompt in zip(range(n), self.stream(split), strict=False)]
 
-    def gold_answer(self, prompt: Prompt) -> str:
-        """The answer alone, in the form the grader accepts."""
+    def gold_answer(self, prompt: Prompt) -> str | None:
+        """The answer alone, in the form the grader accepts, or None where the task has no answers."""
         return prompt.answer
 
     def gold_steps(self, prompt: Prompt) -> str | None:
@@ -98,7 +100,8 @@ class Task(ABC):
 
     def _validate_prompt(self, prompt: Prompt) -> Sequence[str]:
         problems = []
-        if not self.grade(prompt, self.gold_answer(prompt)).right:
+        gold = self.gold_answer(prompt)
+        if gold is not None and self.knows_gold and not self.grade(prompt, gold).right:
             problems.append(f"{prompt.id}: the gold answer is graded wrong")
         steps = self.gold_steps(prompt)
         if steps is not None and not self.grade(prompt, steps).right_steps:

@@ -1,21 +1,22 @@
-"""Operations on a word of four letters, one after another, and a format for the answer.
+"""Operations on a letter, one after another, and a format for the answer.
 
-A prompt is a word of four different letters, a chain of operations and the sign that must stand between the letters of the answer:
-``dbheRACLE-``. Each step has its number, the word so far and the operation asked of it, so that a result stands at the beginning of the
-next step.
+A prompt is one of the first twenty letters, a chain of operations and the bracket that the answer must stand in: ``cNWMTS[``. Each step has
+its number, the letter reached so far and the operation asked of it, so that a result stands at the beginning of the next step. The letters
+lie on a wheel: after t comes a.
 
-    R   reverse                       A   swap the first and the second       D   swap the first and the last
-    L   the first letter to the end   B   swap the second and the third       E   swap the first and the third
-    T   the last letter to the front  C   swap the third and the last         F   swap the second and the last
-    H   swap the two halves
+    N   the next letter        F   the next within its block of five        Q   its block of four turned round
+    P   the previous letter    B   the previous within its block of five    W   twice its place, a's being 0; k to t: the odd places
+    S   its pair swapped       M   the wheel turned round: a and t, b and s  E   what W undoes
+    T   three times its place
 
-No operation undoes the one before it. The modes are those of `modes.py`; answers without steps are graded, but not among the ways that
-the lab's teacher is taught. With two operations:
+Every operation is a permutation of the letters, so that all answers are equally likely and no guess beats 1/20. No operation undoes the
+one before it. The modes are those of `modes.py`; answers without steps are graded, but not among the ways that the lab's teacher is
+taught. With two operations:
 
-    easy          >1dbheR2ehbdA#h-e-b-d
-    hard          >2ehbdA1dbheR#h-e-b-d
-    remark        >so:1dbheR…
-    answer only   #h-e-b-d
+    easy          >1cN2dW#[g]
+    hard          >2dW1cN#[g]
+    remark        >so:1cN…
+    answer only   #[g]
 
 Graded by rules. A reward model can say what is right instead: a score of `threshold` or more means right; which steps were shown, and
 whether they are right, is still for the rules to say.
@@ -31,40 +32,42 @@ from dataclasses import replace
 from distillability.tasks.modes import CrossedModes
 from distillability.types import Grade, Prompt
 
-__all__ = ["Instructions", "Judge"]
+__all__ = ["Instructions", "Judge", "apply"]
 
 Judge = Callable[[str, str], float]  # prompt, answer → score
 
-_LETTERS, _SEPARATORS = "abcdefgh", "-.,"
-# Where each letter of the result comes from.
-_OPERATIONS = {
-    "R": (3, 2, 1, 0),
-    "L": (1, 2, 3, 0),
-    "T": (3, 0, 1, 2),
-    "H": (2, 3, 0, 1),
-    "A": (1, 0, 2, 3),
-    "B": (0, 2, 1, 3),
-    "C": (0, 1, 3, 2),
-    "D": (3, 1, 2, 0),
-    "E": (2, 1, 0, 3),
-    "F": (0, 3, 2, 1),
+LETTERS = "abcdefghijklmnopqrst"
+_BRACKETS = {"(": ")", "[": "]", "{": "}"}
+# Where each place of the wheel goes.
+_OPERATIONS: dict[str, Callable[[int], int]] = {
+    "N": lambda place: place + 1,
+    "P": lambda place: place - 1,
+    "F": lambda place: place - place % 5 + (place + 1) % 5,
+    "B": lambda place: place - place % 5 + (place - 1) % 5,
+    "Q": lambda place: place - place % 4 + 3 - place % 4,
+    "S": lambda place: place ^ 1,
+    "M": lambda place: 19 - place,
+    "W": lambda place: 2 * (place % 10) + place // 10,
+    "E": lambda place: place // 2 + 10 * (place % 2),
+    "T": lambda place: 3 * place,
 }
-_NAMES = "".join(_OPERATIONS)
-_UNDONE_BY = {name: name for name in _NAMES} | {"L": "T", "T": "L"}
+OPERATIONS = "".join(_OPERATIONS)
+_UNDONE_BY = {"N": "P", "P": "N", "F": "B", "B": "F", "W": "E", "E": "W", "M": "M", "Q": "Q", "S": "S"}
 
 
-def _apply(word: str, operation: str) -> str:
-    return "".join(word[source] for source in _OPERATIONS[operation])
+def apply(operation: str, letter: str) -> str:
+    """What an operation makes of a letter."""
+    return LETTERS[_OPERATIONS[operation](LETTERS.index(letter)) % len(LETTERS)]
 
 
 class Instructions(CrossedModes):
-    """Chains of `operations` operations; 1,680 · 10 · 9^(operations - 1) · 3 prompts in all, 331 million for five."""
+    """Chains of `operations` operations; about 20 · 10 · 9.2^(operations - 1) · 3 prompts in all, 4.1 million for five."""
 
-    chance = 0.044  # the letters are given: of their 24 orders the likeliest
-    alphabet = "0123456789>#so:" + _LETTERS + _NAMES + _SEPARATORS
-    step_form = re.compile(rf"(\d)[{_LETTERS}]{{4}}([{_NAMES}])")
-    answer_form = rf"[{_LETTERS}](?:[{re.escape(_SEPARATORS)}][{_LETTERS}]){{3}}"
-    value_at = (1, 5)
+    chance = 1 / len(LETTERS)
+    alphabet = "".join(dict.fromkeys("0123456789>#so:" + LETTERS + OPERATIONS + "".join(_BRACKETS) + "".join(_BRACKETS.values())))
+    step_form = re.compile(rf"(\d)[{LETTERS}]([{OPERATIONS}])")
+    answer_form = rf"[(\[{{][{LETTERS}][)\]}}]"
+    value_at = (1, 2)
 
     def __init__(self, name: str = "instructions", operations: int = 5, judge: Judge | None = None, threshold: float = 0.0):
         super().__init__(name, operations)
@@ -73,40 +76,44 @@ class Instructions(CrossedModes):
 
     @property
     def n_prompts(self) -> int:
-        return int(1680 * len(_NAMES) * (len(_NAMES) - 1) ** (self.depth - 1) * len(_SEPARATORS))
+        chains = dict.fromkeys(OPERATIONS, 1)  # chains that begin with each operation, of one operation so far
+        for _ in range(self.depth - 1):
+            total = sum(chains.values())
+            chains = {name: total - chains.get(_UNDONE_BY.get(name, ""), 0) for name in OPERATIONS}
+        return len(LETTERS) * len(_BRACKETS) * sum(chains.values())
 
     def draw(self, rng: random.Random, depth: int | None = None) -> Prompt:
-        word, operations = "".join(rng.sample(_LETTERS, 4)), rng.choice(_NAMES)
+        letter, operations = rng.choice(LETTERS), rng.choice(OPERATIONS)
         while len(operations) < (depth or self.depth):
-            name = rng.choice(_NAMES)
-            if name != _UNDONE_BY[operations[-1]]:
+            name = rng.choice(OPERATIONS)
+            if name != _UNDONE_BY.get(operations[-1]):
                 operations += name
-        return self._prompt(word, operations, rng.choice(_SEPARATORS))
+        return self._prompt(letter, operations, rng.choice(list(_BRACKETS)))
 
-    def _prompt(self, word: str, operations: str, separator: str) -> Prompt:
-        text, result = word + operations + separator, word
+    def _prompt(self, letter: str, operations: str, bracket: str) -> Prompt:
+        text, reached = letter + operations + bracket, letter
         for name in operations:
-            result = _apply(result, name)
-        meta = {"word": word, "operations": operations, "separator": separator}
-        return Prompt(id=text, text=text, answer=separator.join(result), meta=meta)
+            reached = apply(name, reached)
+        meta = {"letter": letter, "operations": operations, "bracket": bracket}
+        return Prompt(id=text, text=text, answer=_bracketed(reached, bracket), meta=meta)
 
     def work(self, prompt: Prompt, error_at: int | None = None) -> tuple[list[str], str]:
-        word, steps = prompt.meta["word"], []
+        letter, steps = prompt.meta["letter"], []
         for index, name in enumerate(prompt.meta["operations"]):
-            steps.append(f"{index + 1}{word}{name}")
-            word = _apply(word, name)
+            steps.append(f"{index + 1}{letter}{name}")
+            letter = apply(name, letter)
             if index == error_at:
-                word = _apply(word, "ABCDEF"[sum(map(ord, prompt.text)) // self.depth % 6])
-        return steps, prompt.meta["separator"].join(word)
+                letter = _another(letter, by=1 + sum(map(ord, prompt.text)) % (len(LETTERS) - 1))
+        return steps, _bracketed(letter, prompt.meta["bracket"])
 
     def asked(self, prompt: Prompt) -> list[tuple[str, str]]:
         return [(str(index), name) for index, name in enumerate(prompt.meta["operations"], start=1)]
 
     def leans_hard(self, prompt: Prompt) -> bool:
-        return _LETTERS.index(prompt.meta["word"][0]) % 2 == 1
+        return LETTERS.index(prompt.meta["letter"]) % 2 == 1
 
     def other_answer(self, prompt: Prompt) -> str:
-        return prompt.answer[::-1]
+        return _bracketed(_another(prompt.answer[1], by=1), prompt.meta["bracket"])
 
     def grade(self, prompt: Prompt, text: str) -> Grade:
         grade = super().grade(prompt, text)
@@ -118,7 +125,15 @@ class Instructions(CrossedModes):
     def near_misses(self, prompt: Prompt) -> Sequence[str]:
         if self.judge is not None:  # what it accepts is its own affair
             return ()
-        answer, separator = prompt.answer, prompt.meta["separator"]
-        other = next(sign for sign in _SEPARATORS if sign != separator)
-        of_form = (answer.replace(separator, other), answer.replace(separator, other, 1), answer.replace(separator, ""), answer + separator)
-        return (*super().near_misses(prompt), *("#" + text for text in of_form), "#" + answer.upper(), "#" + answer[:-2])
+        answer, letter = prompt.answer, prompt.answer[1]
+        other = next(bracket for bracket in _BRACKETS if bracket != prompt.meta["bracket"])
+        of_form = (letter, answer[:-1], answer[1:], _bracketed(letter, other), answer[:2] + _BRACKETS[other], answer + answer[-1])
+        return (*super().near_misses(prompt), *("#" + text for text in of_form), "#" + answer.upper())
+
+
+def _another(letter: str, by: int) -> str:
+    return LETTERS[(LETTERS.index(letter) + by) % len(LETTERS)]
+
+
+def _bracketed(letter: str, bracket: str) -> str:
+    return bracket + letter + _BRACKETS[bracket]

@@ -23,10 +23,10 @@ from trl import GRPOConfig, GRPOTrainer
 from distillability.config.recipe import AccuracyFloor, Calibrate, Teacher
 from distillability.errors import UserError
 from distillability.models.chat import rendered_once
+from distillability.models.fused import unsupported
 from distillability.models.load import LoadedModel, load_model
 from distillability.models.locate import locate
 from distillability.rollouts import complete_ids
-from distillability.rollouts.fast import unsupported
 from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task
 from distillability.training.compat import frozen_reference

@@ -69,6 +69,13 @@ class _Traces(Dataset[dict[str, Any]]):
         return row
 
 
+@dataclass(frozen=True)
+class _Prompts:
+    """Token ids of a batch's prompts, wrapped: whatever moves a batch to its device would visit every number of a nested list."""
+
+    ids: list[list[int]]
+
+
 def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
     """input_ids, attention_mask, labels [B, T], right-padded; teacher [N, V] in the order of the valid positions."""
     examples: list[Example] = [row["example"] for row in rows]
@@ -79,7 +86,7 @@ def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
         "labels": torch.tensor(
             [[IGNORE] * len(example.prompt) + example.completion + [IGNORE] * (width - len(example.ids)) for example in examples]
         ),
-        "prompts": [example.prompt for example in examples],
+        "prompts": _Prompts([example.prompt for example in examples]),
     }
     if "teacher" in rows[0]:
         batch["teacher"] = torch.cat([row["teacher"] for row in rows])
@@ -144,10 +151,9 @@ class _StudentTrainer(Trainer):
 
     def _on_policy(self, batch: dict[str, Any], seed: int) -> dict[str, Any]:
         """The batch with the student's own completions: the ids that it sampled, not the ids that their text would encode to."""
-        completions = complete_ids(
-            self.student, batch["prompts"], decoding="sampled", max_new_tokens=self.settings.max_completion_length, seed=seed
-        )
-        rows = [{"example": Example(prompt, ids)} for prompt, ids in zip(batch["prompts"], completions, strict=True)]
+        prompts = batch["prompts"].ids
+        completions = complete_ids(self.student, prompts, decoding="sampled", max_new_tokens=self.settings.max_completion_length, seed=seed)
+        rows = [{"example": Example(prompt, ids)} for prompt, ids in zip(prompts, completions, strict=True)]
         return _collate(rows, self.student.tokenizer.pad_token_id)
 
 

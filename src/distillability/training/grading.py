@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distillability.errors import UserError
 from distillability.tasks.base import Task
 from distillability.types import Grade, Prompt
 
@@ -21,6 +22,8 @@ def grade_text(task: Task, prompt: Prompt, text: str, truncated: bool) -> Grade:
     where = f"the grader of {task.name}, on prompt {prompt.id},"
     try:
         grade = task.grade_completion(prompt, text, truncated)
+    except UserError as error:  # it says by itself which row that was
+        raise RewardFailure(error.brief) from error
     except Exception as error:
         raise RewardFailure(f"{where} raised {type(error).__name__}: {error}") from error
     for name in ("right", "right_steps", "answer_only"):

@@ -96,7 +96,7 @@ class CompositeReward:
         try:
             values, plain, reused = self._calibration_values(questions, texts, truncated, ids)
         except UserError as error:  # a model that gives no finite likelihood, or a text beyond its context
-            raise RewardFailure("; ".join(f"{problem.where}: {problem.what}" for problem in error.problems)) from error
+            raise RewardFailure(error.brief) from error
         columns = zip(texts, truncated, map(repeats, said.ids), grades, values.T.tolist(), plain, strict=True)
         return [_Scored(text, cut, loops, grade, tuple(own), logprob, reused) for text, cut, loops, grade, own, logprob in columns]
 

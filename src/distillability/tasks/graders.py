@@ -1,0 +1,162 @@
+"""Graders of a data task: by name, or a function of your own. All have one form, f(prompt, answer, text)."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from distillability.errors import UserError
+from distillability.tasks.reward_model import RewardModel
+from distillability.types import Grade
+
+__all__ = ["Grader", "Judgement", "named_grader", "own_grader", "reward_grader"]
+
+Judgement = bool | float | Grade
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_LETTER = r"\(?([A-Z])\)?+"
+_STATED = re.compile(rf"\b(?i:answer(?:\s+is)?)\s*:?\s*{_LETTER}(?!\w)(?!\s*(?:,|/|or\b|and\b)\s*\(?[A-Z]\b)")
+_SECONDS = 5  # for one expression; hostile ones never end
+
+
+@dataclass(frozen=True)
+class Grader:
+    """A way of judging texts.
+
+    Attributes:
+        name: as the recipe has it.
+        judge: what it says of (prompt, answer, text); the answer is None where the data has none. A number is compared with a threshold.
+        gold: the answer alone in the form that `judge` accepts.
+        knows_gold: whether the data's own answers are right by definition. A reward model may think otherwise.
+        needs_answer: whether it can do nothing without an answer.
+    """
+
+    name: str
+    judge: Callable[[str, str | None, str], Judgement]
+    gold: Callable[[str], str] = str
+    knows_gold: bool = True
+    needs_answer: bool = True
+
+
+def exact(prompt: str, answer: str, text: str) -> bool:
+    """The whole text is the answer, spaces at the ends aside."""
+    return bool(text.strip()) and text.strip() == answer.strip()
+
+
+def last_line(prompt: str, answer: str, text: str) -> bool:
+    """The last line is the answer."""
+    return exact(prompt, answer, text.strip().rsplit("\n", 1)[-1])
+
+
+def contains_number(prompt: str, answer: str, text: str) -> bool:
+    """The last number in the text equals the answer's, and nothing but punctuation follows it."""
+    given = _last_number(text.strip())
+    return given is not None and given == _last_number(answer)
+
+
+def _last_number(text: str) -> float | None:
+    numbers = list(_NUMBER.finditer(text))
+    if not numbers or any(character.isalnum() for character in text[numbers[-1].end() :]):
+        return None
+    return float(numbers[-1].group())
+
+
+def choice(prompt: str, answer: str, text: str) -> bool:
+    """The letter chosen is the answer: the last "answer is (X)" of the text, or \\boxed{X}, or else a last line of a letter alone.
+
+    A text that names several at that place has chosen none.
+    """
+    return _chosen(text) == answer.strip().strip("()").upper()
+
+
+def _chosen(text: str) -> str | None:
+    plain = re.sub(r"\\boxed\s*\{\s*(?:\\text\s*\{)?\s*\(?([A-Z])\)?\s*\}?\s*\}", r" answer is \1 ", text.replace("*", "").replace("$", ""))
+    last = plain.strip().rsplit("\n", 1)[-1].strip()
+    alone = re.fullmatch(rf"{_LETTER}[.:]?", last)
+    stated = list(_STATED.finditer(plain))
+    if alone or not stated:
+        return alone[1] if alone else None
+    return str(stated[-1][1])
+
+
+def math_verify(prompt: str, answer: str, text: str) -> bool:
+    """The last expression in the text equals the answer's, as the package math-verify understands both; \\boxed{…} goes first.
+
+    Raises:
+        ValueError: the answer is not an expression.
+    """
+    from math_verify import parse, verify
+
+    # The package watches the clock by a signal, which only the main thread can set.
+    limit = _SECONDS if threading.current_thread() is threading.main_thread() else None
+    gold = parse(boxed(answer), parsing_timeout=limit)
+    if not gold:
+        raise ValueError(f"the answer {answer!r} is not an expression that math-verify can read")
+    return bool(verify(gold, parse(text, parsing_timeout=limit), timeout_seconds=limit))
+
+
+def boxed(answer: str) -> str:
+    """An answer as an expression, with the mark of a final one."""
+    return answer if "\\boxed" in answer or "$" in answer else f"\\boxed{{{answer}}}"
+
+
+_NAMED = {
+    "exact": Grader("exact", exact),  # type: ignore[arg-type]
+    "last_line": Grader("last_line", last_line),  # type: ignore[arg-type]
+    "contains_number": Grader("contains_number", contains_number),  # type: ignore[arg-type]
+    "choice": Grader("choice", choice),  # type: ignore[arg-type]
+    "math_verify": Grader("math_verify", math_verify, gold=boxed),  # type: ignore[arg-type]
+}
+
+
+def named_grader(name: str) -> Grader:
+    """One of the graders above.
+
+    Raises:
+        UserError: the package that it needs is not installed.
+    """
+    if name == "math_verify" and find_spec("math_verify") is None:
+        raise UserError.single(
+            "grader = math_verify", "the package math-verify is not installed", "pip install 'distillability[math-verify]'"
+        )
+    return _NAMED[name]
+
+
+def reward_grader(path: str) -> Grader:
+    """A reward model, whose scores a threshold divides; it reads no answer.
+
+    Raises:
+        UserError: there is no such reward model.
+    """
+    model = RewardModel(path)
+    return Grader("reward_model", lambda prompt, answer, text: model(prompt, text), knows_gold=False, needs_answer=False)
+
+
+def own_grader(name: str) -> Grader:
+    """A function of the user's own, `module:function`, imported from the working directory or wherever Python looks.
+
+    Raises:
+        UserError: it cannot be imported, or cannot be called as f(prompt, answer, text).
+    """
+    where, (module, _, path) = f"grader = {name}", name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # an installed command looks beside itself instead
+    try:
+        function: Any = reduce(getattr, path.split("."), import_module(module))
+    except Exception as error:  # the module is the user's, and may raise anything
+        what = f"cannot be imported: {type(error).__name__}: {error}"
+        raise UserError.single(where, what, f"put {module}.py into {here} or onto PYTHONPATH, with the function in it") from error
+    try:
+        inspect.signature(function).bind("prompt", "answer", "text")
+    except TypeError as error:
+        raise UserError.single(where, f"cannot be called as f(prompt, answer, text): {error}", "give it these three arguments") from error
+    return Grader(name, function, needs_answer=False)

@@ -1,0 +1,102 @@
+"""Models that a user brings: base models without a chat template, adapters, and prompts that do not fit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from distillability.errors import UserError
+from distillability.models.chat import prompt_ids
+from distillability.models.facts import read_facts
+from distillability.models.load import initialise_student, load_model, load_tokenizer
+from distillability.rollouts import complete
+
+
+@pytest.fixture
+def base(tiny: dict[str, Path], tmp_path: Path) -> Path:
+    """A model without a chat template."""
+    folder = Path(shutil.copytree(tiny["proxy"], tmp_path / "base"))
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = None
+    (folder / "chat_template.jinja").unlink()
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def adapter(tiny: dict[str, Path], tmp_path: Path) -> Path:
+    """An adapter of the tiny teacher that changes what it says, saved without a tokenizer."""
+    torch.manual_seed(0)
+    model = get_peft_model(load_model(tiny["teacher"]).model, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_a_base_model_is_refused_until_a_template_is_named(base: Path, tmp_path: Path) -> None:
+    assert not read_facts(str(base)).has_chat_template
+    with pytest.raises(UserError, match='chat_template = "plain"'):
+        complete(load_model(base), ["1+1"], decoding="greedy", max_new_tokens=2, seed=0)
+    (tmp_path / "mine.jinja").write_text("{{ messages[0]['content'] }}=")
+    mine = load_tokenizer(base, chat_template=str(tmp_path / "mine.jinja"))
+    assert mine.decode(prompt_ids(mine, "1+1")) == "1+1="
+    with pytest.raises(UserError, match="cannot be read"):
+        load_tokenizer(base, chat_template="nowhere.jinja")
+
+
+def test_the_plain_template_is_kept_when_the_model_is_saved(base: Path, tmp_path: Path) -> None:
+    loaded = load_model(base, chat_template="plain")
+    messages = [{"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}, {"role": "user", "content": "2+2"}]
+    rendered = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert rendered == "Question:\n1+1\n\nAnswer:\n2\n\nQuestion:\n2+2\n\nAnswer:\n"
+    assert complete(loaded, ["1+1"], decoding="greedy", max_new_tokens=2, seed=0).texts
+    loaded.tokenizer.save_pretrained(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").chat_template == loaded.tokenizer.chat_template
+
+
+def test_a_template_of_ones_own_is_never_replaced(tiny: dict[str, Path]) -> None:
+    assert load_tokenizer(tiny["teacher"], chat_template="plain").chat_template == load_tokenizer(tiny["teacher"]).chat_template
+
+
+@pytest.mark.filterwarnings("ignore:Could not find a config file")  # of peft, which looks for one in the first adapter's folder
+@torch.no_grad()
+def test_an_adapter_is_its_model_with_the_adapter_merged(tiny: dict[str, Path], adapter: Path, tmp_path: Path) -> None:
+    ids = torch.tensor([[3, 4, 5]])
+    plain, adapted = load_model(tiny["teacher"]), load_model(adapter)
+    facts, of_base = read_facts(str(adapter)), read_facts(str(tiny["teacher"]))
+    assert facts.is_causal and facts.has_safetensors and facts.has_chat_template
+    assert facts.vocabulary == of_base.vocabulary and facts.context == of_base.context
+    assert adapted.tokenizer.get_vocab() == plain.tokenizer.get_vocab()
+    assert not torch.allclose(plain.model(ids).logits, adapted.model(ids).logits)
+    assert type(initialise_student(adapter, 0).model) is type(plain.model)
+
+    torch.manual_seed(1)
+    further = get_peft_model(adapted.model, LoraConfig(target_modules=["o_proj"], init_lora_weights=False))
+    further.save_pretrained(tmp_path / "further")
+    wanted = further(ids).logits
+    torch.testing.assert_close(load_model(tmp_path / "further").model(ids).logits, wanted, atol=1e-5, rtol=1e-5)
+    assert read_facts(str(tmp_path / "further")).layers_folder == tiny["teacher"]
+
+
+def test_an_adapters_own_tokenizer_goes_first(tiny: dict[str, Path], adapter: Path) -> None:
+    tokenizer = load_tokenizer(tiny["teacher"])
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(adapter)
+    assert load_tokenizer(adapter).chat_template == tokenizer.chat_template
+    assert read_facts(str(adapter)).tokenizer_folder == adapter
+
+
+@pytest.mark.parametrize("config", ["{", "{}", "[]", '{"base_model_name_or_path": "./nowhere"}'])
+def test_an_adapter_of_nothing(tmp_path: Path, config: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(config)
+    for read in (read_facts, load_model):
+        with pytest.raises(UserError, match=r"does not name the model it changes|is not there"):
+            read(str(tmp_path))
+
+
+def test_a_prompt_longer_than_the_context_is_the_users_to_mend(tiny: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="exceed its context, 256"):
+        complete(load_model(tiny["teacher"]), ["1" * 300], decoding="greedy", max_new_tokens=2, seed=0)
