@@ -30,6 +30,6 @@ def test_two_steps_of_everything(tmp_path: Path, recipe: str, architecture: str)
 def test_what_is_missing_for_a_paper_recipe_is_said_at_once(tmp_path: Path) -> None:
     done = run("validate", str(PAPER / "gemma.toml"), check=False, cwd=tmp_path)
     assert done.returncode == 2
-    assert "data/bigmath-level-4.jsonl" in done.stderr
+    assert "open-r1/Big-Math-RL-Verified-Processed" in done.stderr
     for role in ("teacher", "proxy", "student"):
         assert f"tasks.bigmath.{role}" in done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import (
@@ -100,12 +100,7 @@ def _load_weights(path: str, dtype: torch.dtype | Literal["auto"], trust_remote_
     """A model, or the one that an adapter was trained on with the adapter added to its weights, known by the adapter's folder."""
     base = adapted_model(Path(path))
     if base is None:
-        common = {"attn_implementation": _attention(), "trust_remote_code": trust_remote_code}
-        inner = _language_model(path, trust_remote_code)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_safetensors=True, **common, **inner)
-        if inner:
-            vars(model).pop("_weight_conversions", None)  # else it would be saved under its names in the larger model
-        return model
+        return _load_language_model(path, dtype, trust_remote_code)
     from peft import PeftModel
 
     merged: PreTrainedModel = PeftModel.from_pretrained(_load_weights(as_folder(base), dtype, trust_remote_code), path).merge_and_unload()
@@ -113,12 +108,17 @@ def _load_weights(path: str, dtype: torch.dtype | Literal["auto"], trust_remote_
     return merged.requires_grad_(True)  # peft has frozen what the adapter does not change
 
 
-def _language_model(path: str, trust_remote_code: bool) -> dict[str, Any]:
-    """What loads the language model out of a larger one: its configuration, and the names of its weights there. Empty for all others."""
+def _load_language_model(path: str, dtype: torch.dtype | Literal["auto"], trust_remote_code: bool) -> PreTrainedModel:
+    """A model, of one of several kinds of input its language model."""
     config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    if config.model_type not in _LARGER:
-        return {}
-    return {"config": _language_config(config), "key_mapping": _LARGER[config.model_type]}
+    names = _LARGER.get(config.model_type)
+    inner = {} if names is None else {"config": _language_config(config), "key_mapping": names}
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, attn_implementation=_attention(), trust_remote_code=trust_remote_code, **inner
+    )
+    if inner:
+        vars(model).pop("_weight_conversions", None)  # else it would be saved under its names in the larger model
+    return model
 
 
 def _language_config(config: PreTrainedConfig) -> PreTrainedConfig:
