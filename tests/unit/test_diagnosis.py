@@ -19,10 +19,8 @@ from distillability.ops.logprobs import token_logprobs
 from distillability.report import build_report
 from distillability.stages.evidence import add_symptoms, draw_all, read_all
 from distillability.stages.tracing import Pair, trace, vocabulary_difference
-from distillability.tasks import CrossedModes, Data, Instructions, Knowledge, Maths
+from distillability.tasks import CrossedModes, Instructions, Knowledge, Maths
 from distillability.tasks.base import Task
-from distillability.tasks.graders import named_grader
-from distillability.tasks.rows import read_rows
 from distillability.traps import Diagnosis, find
 from distillability.types import Prompt
 from tiny import Parity, tiny_model
@@ -167,11 +165,8 @@ def test_planted_errors_are_wrong_beginnings_in_the_mode_of_the_text(task: Cross
             assert task.plant_error(prompt, text + "x") is None  # not a right text
 
 
-def test_without_a_task_s_own_way_a_number_before_the_last_is_changed(tmp_path: Path) -> None:
-    rows = [{"prompt": f"{number}?", "answer": str(number)} for number in range(60)]
-    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    path = str(tmp_path / "mine.jsonl")
-    task = Data("mine", path, read_rows(path), named_grader("contains_number"))
+def test_without_a_task_s_own_way_a_number_before_the_last_is_changed() -> None:
+    task = Parity()
     prompt = task.prompts("validate", 1)[0]
     assert task.plant_error(prompt, "2 and 3 are 5, so 9") == "2 and 4"
     assert task.plant_error(prompt, "it is 9") is None
