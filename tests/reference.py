@@ -10,6 +10,8 @@ __all__ = [
     "advantage_z_sum",
     "aggregate_proxies",
     "auc",
+    "calibration_error",
+    "compared",
     "cross_entropy",
     "forward_kl",
     "jsd",
@@ -158,3 +160,52 @@ def aggregate_proxies(values: Sequence[Sequence[float]], counted: Sequence[bool]
         else:
             found.append(min(known, key=lambda c: c if knob >= 0 else -c))
     return found
+
+
+def compared(teacher: Sequence[float], student: Sequence[float], target: int, top_k: int, ks: Sequence[int]) -> dict[str, object]:
+    """All that `traps.signals.compare_positions` says of one position, token by token from the definitions."""
+    p, q = ([math.exp(value) for value in log_softmax(logits)] for logits in (teacher, student))
+    tokens = range(len(p))
+
+    def pointwise(a: float, b: float) -> float:
+        return 0.0 if not a else math.inf if not b else a * math.log(a / b)
+
+    ranking = sorted(tokens, key=lambda token: -p[token])
+    head: list[int] = []
+    while sum(p[token] for token in head) < 0.99:
+        head.append(ranking[len(head)])
+    tail = [token for token in tokens if token not in head]
+    rare = [token for token in tokens if p[token] < 0.01]
+    chosen = sorted(tokens, key=lambda token: -q[token])[:top_k]
+    return {
+        "forward_kl": sum(pointwise(p[t], q[t]) for t in tokens),
+        "reverse_kl": sum(pointwise(q[t], p[t]) for t in tokens),
+        "magnitude": sum(abs(pointwise(p[t], q[t])) for t in tokens),
+        "tail_kl": sum(pointwise(p[t], q[t]) - p[t] + q[t] for t in tail),
+        "tail_magnitude": sum(abs(pointwise(p[t], q[t])) for t in tail),
+        "teacher_tail": sum(p[t] for t in tail),
+        "student_tail": sum(q[t] for t in tail),
+        "rare_magnitude": sum(abs(pointwise(p[t], q[t])) for t in rare),
+        "rare_reverse_kl": sum(pointwise(q[t], p[t]) - q[t] + p[t] for t in rare),
+        "gradient_l1": sum(abs(q[t] - p[t]) for t in tokens),
+        "gradient_l2": sum((q[t] - p[t]) ** 2 for t in tokens),
+        "tail_gradient_l1": sum(abs(q[t] - p[t]) for t in tail),
+        "tail_gradient_l2": sum((q[t] - p[t]) ** 2 for t in tail),
+        "head_size": float(len(head)),
+        "second_moment": math.log(sum(q[t] ** 2 / p[t] for t in tokens if q[t])),
+        "overlap": len(set(chosen) & set(ranking[:top_k])) / top_k,
+        "covered": sum(p[t] for t in chosen),
+        "teachable": float(target in chosen),
+        "curve": [sum(pointwise(p[t], q[t]) - p[t] + q[t] for t in ranking[:k]) for k in ks],
+    }
+
+
+def calibration_error(right: Sequence[float], confidence: Sequence[float], bins: int) -> float:
+    """Σ over bins of as many answers each, by rising confidence, of their share of the answers × |mean right − mean confidence|."""
+    order = sorted(range(len(right)), key=lambda row: confidence[row])
+    size = len(order) // bins
+    total = 0.0
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        total += abs(sum(right[row] - confidence[row] for row in rows)) / len(order)
+    return total

@@ -41,6 +41,11 @@ def summarise(folder: RunFolder, *, as_json: bool) -> None:
         from distillability.report import headline_text
 
         say(f"\n{headline_text(results)}\n")
+    from distillability.report import diagnosis_text
+
+    diagnosed = diagnosis_text(folder.path)
+    if diagnosed:
+        say(f"{diagnosed}\n")
     report = folder.path / "report.html"
     say(f"report: {report}" if report.is_file() else "report: not written yet")
 

@@ -12,7 +12,11 @@ __all__ = ["STAGE_VERBS", "stage_verb"]
 
 # verb -> its help, the stages it runs. `report` also serves a folder without a recipe, and has a file of its own.
 STAGE_VERBS: dict[str, tuple[str, Sequence[str]]] = {
-    "run": ("Calibrate, distil, evaluate and report.", STAGES),
+    "run": ("Calibrate, distil, evaluate and report; diagnose where the recipe has a [diagnose] section.", STAGES),
+    "diagnose": (
+        "Name the traps that await students, and the symptoms of those that are there.",
+        ("diagnose", "report"),
+    ),
     "calibrate": ("Calibrate the teachers.", ("calibrate",)),
     "distill": ("Buy the traces and distil the students.", ("distill",)),
     "evaluate": ("Measure teachers and students.", ("evaluate",)),

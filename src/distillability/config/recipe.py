@@ -18,6 +18,7 @@ __all__ = [
     "Arm",
     "Calibrate",
     "DataTask",
+    "Diagnose",
     "Distill",
     "Evaluate",
     "InstructionsTask",
@@ -316,6 +317,20 @@ class Evaluate(_Strict):
         return self
 
 
+class Diagnose(_Strict):
+    """How much a diagnosis looks at; `distillability diagnose` needs no such section, a run diagnoses where there is one."""
+
+    prompts: int = Field(200, ge=2, description="Prompts of the validate split: a text of the teacher and one of the student for each.")
+    weight_prompts: int = Field(32, ge=1, description="Prompts whose sequence weights are measured.")
+    weight_samples: int = Field(64, ge=1, description="Texts of the teacher for each of these.")
+    temperature: float = Field(1.5, gt=0, description="At which the teacher is made to err, for wrong texts beside right ones.")
+    probe_steps: int = Field(
+        50, ge=0, le=50, description="Student steps before the traps are measured; 0 takes the student as it is. Distilled ones need none."
+    )
+    probe_traces: int = Field(480, ge=1, description="Texts of the teacher that the probe learns from.")
+    seeds: int = Field(1, ge=0, description="Distilled students diagnosed of each source and objective, at the headline budget.")
+
+
 class Sweep(_Strict):
     """What `distillability sweep` makes of a recipe, in the place of its teachers and arms; the other verbs do not read it."""
 
@@ -357,6 +372,7 @@ class Recipe(_Strict):
     calibrate: Calibrate = Calibrate()
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
+    diagnose: Diagnose | None = Field(None, description="A run diagnoses its teachers and students where this section is there.")
     sweep: Sweep = Sweep()
 
     @property

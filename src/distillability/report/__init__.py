@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distillability.report.diagnosis import diagnosis_text
 from distillability.report.tables import headline_table, headline_text
 
-__all__ = ["build_report", "headline_table", "headline_text"]
+__all__ = ["build_report", "diagnosis_text", "headline_table", "headline_text"]
 
 
 def build_report(folder: Path) -> Path:

@@ -18,6 +18,7 @@ from distillability.config.sources import SWEEP
 from distillability.files import write_text
 from distillability.report import numbers
 from distillability.report.curve import curve_picture
+from distillability.report.diagnosis import Board, Subject, board, subjects
 from distillability.report.figures import Picture, calibration_picture, knob_picture, queries_picture, save
 from distillability.report.folder import RunContents, read_run
 from distillability.report.limits import limits
@@ -25,6 +26,7 @@ from distillability.report.naming import kind_of, label, sort_key, swatch
 from distillability.report.rows import Index, arm_of, budget_of
 from distillability.report.sweep import curve_arms, dose_table, sweep_verdicts
 from distillability.report.tables import headline_table
+from distillability.report.trap_figures import symptoms_picture, traps_picture
 from distillability.report.verdicts import verdicts
 from distillability.results import Row
 
@@ -76,6 +78,9 @@ class _Section:
     more_measures: list[dict[str, Any]]
     measures_left_out: int
     calibrations: list[dict[str, Any]]
+    traps: Board | None
+    symptoms: Board | None
+    diagnosed: list[Subject]
     footnotes: dict[str, int]
     admission: dict[str, Any]
     chance: float | None
@@ -162,6 +167,7 @@ def _section(contents: RunContents, index: Index, folder: Path, place: int) -> _
     sampled = [entry for entry in headline_table(contents.results, decoding="sampled") if entry["task"] == task]
     measures = list(_measures(index, task))
     prompts = [sample for sample in contents.samples if sample.get("task") == task]
+    diagnosed = subjects(contents.diagnoses, task)
     return _Section(
         task=task,
         name=numbers.visible(task, 60),
@@ -179,6 +185,9 @@ def _section(contents: RunContents, index: Index, folder: Path, place: int) -> _
         more_measures=[one for one in measures if not one["central"]][:_MOST_MEASURES],
         measures_left_out=max(0, len(measures) - _MOST_MEASURES),
         calibrations=list(_calibrations(index, task)),
+        traps=board([subject for subject in diagnosed if subject.objective is None]),
+        symptoms=board([subject for subject in diagnosed if subject.objective is not None]),
+        diagnosed=diagnosed,
         footnotes=_footnotes(index, task),
         admission=contents.admissions.get(task, {}),
         chance=contents.results.run.chance.get(task),
@@ -213,6 +222,8 @@ def _pictures(contents: RunContents, index: Index, folder: Path, task: str, plac
         "knob": None if curve else knob_picture(index, task),  # the same students in another order
         "queries": queries_picture(index, task),
         "calibration": calibration_picture(index, task, contents.curves, settings.get("anchor_budget")),
+        "traps": traps_picture(subjects(contents.diagnoses, task)),
+        "symptoms": symptoms_picture(subjects(contents.diagnoses, task)),
     }
     suffix = f"-{place + 1}" if len(index.tasks) > 1 else ""
     return {name: save(figure[0], folder / "figures", f"{name}{suffix}", figure[1]) for name, figure in drawn.items() if figure}

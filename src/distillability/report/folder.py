@@ -11,7 +11,7 @@ from typing import Any
 from distillability.errors import UserError
 from distillability.results import Results, read_results
 
-__all__ = ["Curve", "RunContents", "read_run"]
+__all__ = ["Curve", "RunContents", "read_diagnoses", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class RunContents:
     curves: list[Curve] = field(default_factory=list)
     admissions: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    diagnoses: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read_run(folder: Path) -> RunContents:
@@ -50,7 +51,17 @@ def read_run(folder: Path) -> RunContents:
         curves=list(_curves(calibrate)),
         admissions={file.parent.name: _json(file) for file in sorted(calibrate.glob("*/admission.json"))},
         samples=_lines(folder / "samples.jsonl"),
+        diagnoses=read_diagnoses(folder),
     )
+
+
+def read_diagnoses(folder: Path) -> list[dict[str, Any]]:
+    """Every diagnosis of a run folder.
+
+    Raises:
+        UserError: one of the files cannot be read.
+    """
+    return [_json(file) for file in sorted((folder / "diagnose").rglob("*.json"))]
 
 
 def _curves(calibrate: Path) -> Iterator[Curve]:

@@ -46,13 +46,15 @@ def complete(
     samples: int = 1,
     prefills: Sequence[str] | None = None,
     demonstrations: Sequence[tuple[str, str]] = (),
+    temperature: float = 1.0,
     batch_size: int = 500,
     autocast_dtype: torch.dtype | None = None,
 ) -> Completions:
-    """Complete every prompt, greedily or by sampling at temperature 1 from the whole distribution.
+    """Complete every prompt, greedily or by sampling from the whole distribution.
 
     Args:
         prefills: text that each answer starts with; it is part of the returned text.
+        temperature: of the sampling.
         demonstrations: (prompt, answer) pairs shown as earlier turns.
         seed: of the sampling; equal seeds give equal texts whatever was drawn before.
         batch_size: completions that are decoded at once.
@@ -68,6 +70,7 @@ def complete(
         decoding=decoding,
         max_new_tokens=max_new_tokens,
         seed=seed,
+        temperature=temperature,
         batch_size=batch_size,
         autocast_dtype=autocast_dtype,
     )
@@ -90,6 +93,7 @@ def complete_ids(
     decoding: Decoding,
     max_new_tokens: int,
     seed: int | None = None,
+    temperature: float = 1.0,
     batch_size: int = 500,
     autocast_dtype: torch.dtype | None = None,
 ) -> list[list[int]]:
@@ -104,7 +108,13 @@ def complete_ids(
         with torch.random.fork_rng(devices=[] if loaded.device.type == "cpu" else [loaded.device]):
             torch.manual_seed(seed)
             return complete_ids(
-                loaded, prompts, decoding=decoding, max_new_tokens=max_new_tokens, batch_size=batch_size, autocast_dtype=autocast_dtype
+                loaded,
+                prompts,
+                decoding=decoding,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                batch_size=batch_size,
+                autocast_dtype=autocast_dtype,
             )
     model, end = loaded.model, end_of_turn_id(loaded.tokenizer)
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
@@ -121,9 +131,9 @@ def complete_ids(
         batch = [prompts[row] for row in rows]
         if decoder is not None:
             draws = None if uniforms is None else uniforms[rows]
-            texts, _ = decoder.decode(batch, max_new_tokens=max_new_tokens, end_ids=[end], uniforms=draws)
+            texts, _ = decoder.decode(batch, max_new_tokens=max_new_tokens, end_ids=[end], uniforms=draws, temperature=temperature)
         else:
-            texts = _generate(loaded, batch, decoding, max_new_tokens, autocast_dtype)
+            texts = _generate(loaded, batch, decoding, max_new_tokens, temperature, autocast_dtype)
         for row, ids in zip(rows, texts, strict=True):
             found[row] = ids
     return found
@@ -153,12 +163,17 @@ def _say_fallback(reason: str) -> None:
 
 @torch.inference_mode()
 def _generate(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], decoding: Decoding, max_new_tokens: int, autocast_dtype: torch.dtype | None
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    max_new_tokens: int,
+    temperature: float,
+    autocast_dtype: torch.dtype | None,
 ) -> list[list[int]]:
     """New token ids of each row, its end of turn included where it came."""
     batch = loaded.tokenizer.pad({"input_ids": [list(prompt) for prompt in prompts]}, padding_side="left", return_tensors="pt")
     batch = batch.to(loaded.device)
-    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if decoding == "sampled" else {"do_sample": False}
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if decoding == "sampled" else {"do_sample": False}
     with evaluating(loaded.model), torch.autocast(loaded.device.type, autocast_dtype, enabled=autocast_dtype is not None):
         output = loaded.model.generate(
             **batch,

@@ -2,4 +2,4 @@
 
 __all__ = ["STAGES"]
 
-STAGES = ("calibrate", "distill", "evaluate", "report")
+STAGES = ("calibrate", "distill", "diagnose", "evaluate", "report")

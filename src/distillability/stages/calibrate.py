@@ -26,6 +26,7 @@ from distillability.stages.card import write_card
 from distillability.stages.context import TaskContext
 from distillability.stages.jobs import Job
 from distillability.stages.layout import admission_file, calibration_folder
+from distillability.stages.ranks import is_main
 from distillability.tasks import Task
 from distillability.training.calibrate import Calibration, calibrate_teacher
 from distillability.types import Grade, Prompt
@@ -60,7 +61,7 @@ def calibration_jobs(context: TaskContext) -> list[Job]:
         for name in context.recipe.calibrate.teachers:
             folder = calibration_folder(context.run, context.task_name, name, calibration)
             arguments = {"context": context, "name": name, "calibration": calibration, "folder": folder}
-            jobs.append(Job(f"{context.task_name}: {name} #{calibration}", folder / "done.json", _calibrate, arguments))
+            jobs.append(Job(f"{context.task_name}: {name} #{calibration}", folder / "done.json", _calibrate, arguments, together=True))
     return jobs
 
 
@@ -211,6 +212,8 @@ def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) 
             folder=folder,
         )
     )
+    if not is_main():
+        return
     write_card(context, name, teacher, outcome, folder / "model")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     write_json(folder / "done.json", outcome | {"knob": teacher.knob, "reward": teacher.reward, "calibration": calibration})

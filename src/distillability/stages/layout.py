@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["admission_file", "calibration_folder", "evaluation_file", "numbered", "signals_file", "student_folder", "traces_file"]
+__all__ = [
+    "admission_file",
+    "calibration_folder",
+    "diagnosis_file",
+    "evaluation_file",
+    "numbered",
+    "signals_file",
+    "student_folder",
+    "traces_file",
+]
 
 
 def numbered(source: str, calibration: int | None) -> str:
@@ -30,6 +39,14 @@ def signals_file(run: Path, task: str, source: str, calibration: int | None) -> 
 
 def student_folder(run: Path, task: str, source: str, calibration: int | None, objective: str, prefix: str, budget: str, seed: int) -> Path:
     return run / "distill" / task / numbered(source, calibration) / f"{objective}{prefix}" / budget / f"seed-{seed}"
+
+
+def diagnosis_file(
+    run: Path, task: str, source: str, calibration: int | None, objective: str | None = None, seed: int | None = None
+) -> Path:
+    """What awaits students of a teacher; with an objective, what a distilled one shows."""
+    folder = run / "diagnose" / task / numbered(source, calibration)
+    return folder / "before.json" if objective is None else folder / objective / f"seed-{seed}.json"
 
 
 def evaluation_file(run: Path, *parts: str) -> Path:

@@ -14,7 +14,7 @@ from distillability.files import read_json, read_jsonl, write_jsonl
 from distillability.results import Budget, Results, Row, RunInfo, write_results
 from distillability.stages.comparisons import comparison_rows
 from distillability.stages.context import TaskContext
-from distillability.stages.distill import Student
+from distillability.stages.diagnose import diagnosis_rows
 from distillability.stages.dose import dose_rows
 from distillability.stages.evaluate import (
     samples_file,
@@ -24,6 +24,7 @@ from distillability.stages.evaluate import (
 from distillability.stages.folder import RunFolder
 from distillability.stages.layout import calibration_folder, traces_file
 from distillability.stages.measured import Measured
+from distillability.stages.students import Student
 
 __all__ = ["summarise"]
 
@@ -37,7 +38,7 @@ def summarise(contexts: Sequence[TaskContext], folder: RunFolder) -> None:
     for context in contexts:
         measured = Measured(context)
         rows += [*_teacher_rows(measured), *_source_rows(measured), *_student_rows(measured), *comparison_rows(measured)]
-        rows += dose_rows(measured)
+        rows += [*dose_rows(measured), *diagnosis_rows(context)]
     recipe = folder.recipe
     manifest = folder.manifest
     info = RunInfo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +11,7 @@ from distillability.types import Grade, Prompt, Split
 
 __all__ = ["Task", "share_of", "split_of"]
 
+_NUMBER = re.compile(r"[0-9]+")
 # Hundredths of all prompts, by a hash of the prompt's text: whoever sees a prompt can tell its split.
 _UPPER_BOUNDS: tuple[tuple[int, Split], ...] = ((30, "calibrate"), (70, "query"), (80, "validate"), (100, "test"))
 
@@ -79,6 +81,17 @@ class Task(ABC):
     def wrong_steps(self, prompt: Prompt) -> str | None:
         """A solution with one planted error carried to its end, or None where the task can plant none."""
         return None
+
+    def plant_error(self, prompt: Prompt, text: str) -> str | None:
+        """A right text up to and including one wrong step planted in it; None where none can be planted.
+
+        Unless the task knows better, a number halfway through the text is one too large; the last number is left alone as the answer's.
+        """
+        numbers = list(_NUMBER.finditer(text))[:-1]
+        if not numbers:
+            return None
+        wrong = numbers[len(numbers) // 2]
+        return f"{text[: wrong.start()]}{int(wrong.group()) + 1}"
 
     def answer_only(self, text: str) -> str | None:
         """`text` cut down to its answer, or None where no answer can be found."""

@@ -172,6 +172,20 @@ class CrossedModes(Task):
         position = sum(map(ord, prompt.text)) % self.shown_results
         return self._render(prompt, "easy", error_at=position)
 
+    def plant_error(self, prompt: Prompt, text: str) -> str | None:
+        """In the mode of the text, with the error of a step halfway through; up to the first step that shows it."""
+        grade = self.grade(prompt, text)
+        if not grade.right_steps:
+            return None
+        steps, _ = self.work(prompt, error_at=self.shown_results // 2)
+        mode = next(mode for mode in self.modes if mode == grade.mode)
+        planted = _opening(mode)
+        for step in steps[::-1] if mode.endswith("hard") else steps:
+            planted += step
+            if not text.startswith(planted):
+                return planted
+        return None
+
     def answer_only(self, text: str) -> str | None:
         _, mark, tail = text.partition(ANSWER)
         return mark + tail if mark and tail else None

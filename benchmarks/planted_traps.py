@@ -1,0 +1,150 @@
+"""Does each measure move with its own trap, and the others less? Traps are planted in a pair of the lab, in rising doses.
+
+    python -m benchmarks.planted_traps [--steps 400] [--prompts 200]
+
+A student of the lab's teacher is trained for a few hundred steps. Then, along the same texts:
+
+    noise       ε of the teacher's mass is spread evenly over the vocabulary, at every position
+    prefixes    a share of the student's texts is replaced by texts of an untrained student
+    layer       the student's last layer is faded out
+
+Prints a table of every measure (value by dose) and, last, one JSON object: for each measure and trap the values, their rank correlation
+with the dose, and the change from no dose to the largest in units of the measure's threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from scipy.stats import spearmanr
+
+from benchmarks.lab_budget import FAMILIES, plain_traces
+from distillability.config.recipe import Diagnose
+from distillability.models.load import LoadedModel, initialise_student, load_model
+from distillability.objectives import OBJECTIVES
+from distillability.rollouts import Completions
+from distillability.stages.evidence import Drawn, draw, draw_all, read_all
+from distillability.stages.tracing import Pair
+from distillability.training.distill import StudentSettings, distill_student
+from distillability.traps import Finding, find
+
+DOSES = {"noise": (0.0, 0.02, 0.05, 0.1, 0.2), "prefixes": (0.0, 0.1, 0.25, 0.5, 1.0), "layer": (0.0, 0.25, 0.5, 0.75, 1.0)}
+
+
+class NoisyHead(torch.nn.Module):
+    """log((1 − ε) softmax(head) + ε / V)."""
+
+    def __init__(self, head: torch.nn.Module, share: float):
+        super().__init__()
+        self.head, self.share = head, share
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        p = self.head(hidden).float().softmax(-1)
+        return ((1 - self.share) * p + self.share / p.shape[-1]).log()
+
+
+def trained_student(family_name: str, steps: int) -> LoadedModel:
+    """A student of the plain teacher."""
+    family = FAMILIES[family_name]
+    traces, _ = plain_traces(family, 2000)
+    student = initialise_student(f"lab:{family_name}/student", seed=0)
+    settings = StudentSettings(
+        steps=steps,
+        batch_size=48,
+        gradient_accumulation_steps=1,
+        learning_rate=3e-3,
+        warmup_steps=50,
+        on_policy_share=0.0,
+        max_completion_length=family.max_completion_length,
+        save_steps=steps,
+        seed=0,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        distill_student(
+            student=student,
+            objective=OBJECTIVES["seqkd"],
+            traces=traces,
+            signals=None,
+            teacher=None,
+            settings=settings,
+            autocast_dtype=None,
+            folder=Path(folder),
+        )
+    return student
+
+
+def planted(pair: Pair, drawn: Drawn, untrained: LoadedModel) -> Iterator[tuple[str, float, list[Finding]]]:
+    """Every trap at every dose."""
+    for share in DOSES["noise"]:
+        teacher = copy.deepcopy(pair.teacher.model)
+        teacher.set_output_embeddings(NoisyHead(teacher.get_output_embeddings(), share))
+        yield "noise", share, _read(replace(pair, teacher=replace(pair.teacher, model=teacher)), drawn)
+    strange = draw(replace(pair, student=untrained), "student", pair.prompts)
+    for share in DOSES["prefixes"]:
+        own = drawn.own | {"student": _swapped(drawn.own["student"], strange, share)}
+        yield "prefixes", share, _read(pair, replace(drawn, own=own))
+    for dose in DOSES["layer"]:
+        student = copy.deepcopy(pair.student.model)
+        layer = student.get_decoder().layers[-1]
+        for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):  # what a layer adds to its input goes through these two
+            linear.weight.data.mul_(1 - dose)
+        yield "layer", dose, _read(replace(pair, student=replace(pair.student, model=student)), drawn)
+
+
+def _read(pair: Pair, drawn: Drawn) -> list[Finding]:
+    return find(read_all(pair, drawn), symptoms=False)
+
+
+def _swapped(first: Completions, second: Completions, share: float) -> Completions:
+    """The first `share` of the texts from `second`, the rest from `first`."""
+    count = round(share * len(first.texts))
+    return Completions(*(theirs[:count] + ours[count:] for ours, theirs in zip(vars(first).values(), vars(second).values(), strict=True)))
+
+
+def main() -> None:
+    """Plant every trap and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", default="maths", choices=sorted(FAMILIES))
+    parser.add_argument("--steps", type=int, default=400, help="student steps before a trap is planted")
+    parser.add_argument("--prompts", type=int, default=200)
+    options = parser.parse_args()
+    family, student = FAMILIES[options.family], trained_student(options.family, options.steps)
+    teacher = load_model(f"lab:{options.family}/teacher")
+    settings = Diagnose(prompts=options.prompts)
+    pair = Pair(teacher, student, family.task, settings, family.max_completion_length, seed=0)
+    drawn = draw_all(pair)
+    found: dict[str, dict[str, list[float | None]]] = {}
+    thresholds: dict[str, tuple[str, float]] = {}
+    for trap, _, findings in planted(pair, drawn, initialise_student(f"lab:{options.family}/student", seed=1)):
+        for finding in findings:
+            found.setdefault(finding.name, {}).setdefault(trap, []).append(finding.value)
+            thresholds[finding.name] = (finding.rule.trap, finding.rule.threshold or 1.0)
+    print("| trap | measure | " + " | ".join(f"{trap} {DOSES[trap]}" for trap in DOSES) + " |")
+    print("|---|---|" + "---|" * len(DOSES))
+    for name, by_trap in found.items():
+        cells = [" → ".join("missing" if value is None else f"{value:.3g}" for value in by_trap[trap]) for trap in DOSES]
+        print(f"| {thresholds[name][0]} | {name} | " + " | ".join(cells) + " |")
+    print(
+        json.dumps({name: {trap: _summary(trap, by_trap[trap], thresholds[name][1]) for trap in DOSES} for name, by_trap in found.items()})
+    )
+
+
+def _summary(trap: str, values: list[float | None], threshold: float) -> dict[str, object]:
+    """Rank correlation with the dose and change, in units of the threshold; null where a value is missing."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return {"values": values, "rank_correlation": None, "change": None}
+    moved = max(known) > min(known)
+    order = float(spearmanr(DOSES[trap], known).statistic) if moved else 0.0
+    return {"values": known, "rank_correlation": order, "change": (known[-1] - known[0]) / abs(threshold)}
+
+
+if __name__ == "__main__":
+    main()

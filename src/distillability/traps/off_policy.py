@@ -1,0 +1,235 @@
+"""Off-policy instability: what the teacher says along its own texts is not what it says along the student's.
+
+Measures are ours, after importance sampling (Owen, 2013) and Pareto-smoothed importance sampling (Vehtari et al., 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import logsumexp
+
+from distillability.traps.base import Finding, Rule
+from distillability.traps.estimates import Estimate, Floats, mean, missing
+from distillability.traps.evidence import Evidence, Said, Traced
+from distillability.traps.positions import early_and_late, over_positions, profile
+
+__all__ = [
+    "MEASURES",
+    "drift",
+    "drift_slope",
+    "effective_samples",
+    "kl_drift",
+    "log_effective_share",
+    "pareto_k",
+    "second_moment",
+    "tail_index",
+]
+
+_TRAP = "off-policy instability"
+_LEAST = 25  # weights of one prompt; a tail of fewer says nothing
+_LEAST_TAIL = 5
+_TOO_FEW = f"no prompt has {_LEAST} samples that both models can score"
+_ON_POLICY = "`on_policy_share` above 0 in the arm: learn from what the teacher says along the student's own texts"
+
+_DRIFT = Rule(
+    _TRAP,
+    "teacher_nll_drift",
+    "teacher's NLL on student texts minus on its own, nats a token",
+    0.5,
+    "above",
+    "own: the student's tokens are e^0.5 = 1.6 times less likely to the teacher than its own",
+    _ON_POLICY,
+)
+
+
+def drift(evidence: Evidence) -> Finding:
+    """Mean −log p of the student's tokens minus that of the teacher's own; the teacher's tokenizer on both."""
+    estimate = _difference(*(_by_text(traced, -traced.teacher.logprob) for traced in (evidence.on_student, evidence.on_teacher)))
+    curves = {
+        f"{name}_{where}": profile(traced.teacher.place, values(traced.teacher))
+        for name, values in (("nll", _surprise), ("entropy", _entropy))
+        for where, traced in _both(evidence)
+    }
+    for where, traced in _both(evidence):
+        if traced.compared is not None:
+            curves[f"kl_{where}"] = profile(traced.compared.place, traced.compared.forward_kl)
+    told = "nats more surprising than one of its own"
+    return _DRIFT.found(estimate, lambda value: f"To the teacher a token of the student's texts is {value:+.2f} {told}.", curves=curves)
+
+
+_SLOPE = Rule(
+    _TRAP,
+    "drift_slope",
+    "how that grows from the first to the last third of a text, nats a token",
+    0.5,
+    "above",
+    "own: as for the drift itself",
+    f"{_ON_POLICY}; shorter texts",
+)
+
+
+def drift_slope(evidence: Evidence) -> Finding:
+    """Growth of −log p from the first to the last third of the student's texts, minus the same on the teacher's."""
+    grown = []
+    for _, traced in _both(evidence):
+        early, late = early_and_late(traced.teacher, -traced.teacher.logprob, len(traced.texts))
+        grown.append(late - early)
+    estimate = _difference(grown[1], grown[0])
+    return _SLOPE.found(
+        estimate, lambda value: f"From the first to the last third of a text the drift changes by {value:+.2f} nats a token."
+    )
+
+
+_KL_DRIFT = Rule(
+    _TRAP,
+    "kl_drift",
+    "KL(p‖q) on student texts minus on teacher texts, nats a token",
+    0.5,
+    "above",
+    "own: as for the drift itself",
+    _ON_POLICY,
+)
+
+
+def kl_drift(evidence: Evidence) -> Finding:
+    """Mean KL(teacher‖student) along the student's texts minus along the teacher's."""
+    parts = []
+    for _, traced in _both(evidence):
+        if traced.compared is None:
+            return _KL_DRIFT.missing(evidence.reason("compared"), len(traced.texts))
+        parts.append(_means(traced.compared.text, traced.compared.forward_kl, len(traced.texts)))
+    estimate = _difference(parts[1], parts[0])
+    return _KL_DRIFT.found(
+        estimate, lambda value: f"Led by its own texts, the student differs from the teacher by {value:+.2f} nats a token more."
+    )
+
+
+_SECOND_MOMENT = Rule(
+    _TRAP,
+    "second_moment",
+    "log Σ q²/p on student texts, nats a token",
+    0.1,
+    "above",
+    "own: over 30 tokens e^-3 = 5 % of off-policy samples would be left",
+    f"{_ON_POLICY}; or `reverse_kl`",
+)
+
+
+def second_moment(evidence: Evidence) -> Finding:
+    """Mean log Σ q²/p, the growth a token of the second moment of importance weights from teacher to student; 0 where p = q."""
+    estimate = over_positions(evidence, evidence.on_student, lambda compared: compared.second_moment)
+    return _SECOND_MOMENT.found(estimate, lambda value: f"Each token multiplies the second moment of importance weights by e^{value:.2f}.")
+
+
+_EFFECTIVE = Rule(
+    _TRAP,
+    "log_effective_share",
+    "log of the effective share of teacher samples",
+    float(np.log(0.1)),
+    "below",
+    "own: under a tenth of the teacher's samples speak for the student's distribution",
+    _ON_POLICY,
+)
+
+
+def effective_samples(evidence: Evidence) -> Finding:
+    """Mean over prompts of log(ESS / n) with weights π_S(y)/π_T(y); both models read the text with their own tokenizer."""
+    groups = evidence.weights.log_weights
+    values = [log_effective_share(weights) for weights in groups if len(weights) >= _LEAST]
+    estimate = mean(values, n_skipped=len(groups) - len(values)) if values else missing(_TOO_FEW, n_skipped=len(groups))
+    return _EFFECTIVE.found(estimate, lambda value: f"Of a hundred samples of the teacher {100 * np.exp(value):.0f} count for the student.")
+
+
+_PARETO = Rule(
+    _TRAP,
+    "pareto_k",
+    "Pareto k̂ of the sequence weights",
+    0.7,
+    "above",
+    "Vehtari et al., 2024: above 0.7 importance sampling estimates are not to be trusted",
+    _ON_POLICY,
+)
+
+
+def pareto_k(evidence: Evidence) -> Finding:
+    """Mean over prompts of the shape of a generalised Pareto distribution fitted to the largest weights."""
+    groups = evidence.weights.log_weights
+    values = [found for weights in groups if (found := tail_index(weights)) is not None]
+    reason = f"no prompt has {_LEAST} weights of which the largest {_LEAST_TAIL} differ"
+    estimate = mean(values, n_skipped=len(groups) - len(values)) if values else missing(reason, n_skipped=len(groups))
+    return _PARETO.found(estimate, lambda value: f"The tail of the sequence weights has k̂ = {value:.2f}; above 1 it has no mean.")
+
+
+MEASURES: tuple[Callable[[Evidence], Finding], ...] = (drift, drift_slope, kl_drift, second_moment, effective_samples, pareto_k)
+
+
+def log_effective_share(log_weights: Floats) -> float:
+    """log(ESS / n), ESS = (Σ w)² / Σ w²; 0 where all weights are equal."""
+    return float(2 * logsumexp(log_weights) - logsumexp(2 * log_weights) - np.log(len(log_weights)))
+
+
+def tail_index(log_weights: Floats) -> float | None:
+    """k̂ of the largest min(n/5, 3√n) weights, with the prior of PSIS; None under 25 weights or without a tail of five different ones."""
+    n = len(log_weights)
+    if n < _LEAST:
+        return None
+    ordered = np.sort(log_weights)
+    size = int(min(n / 5, 3 * np.sqrt(n)))
+    scaled = np.exp(ordered - ordered[-1])
+    excess = scaled[-size:] - scaled[-size - 1]
+    excess = excess[excess > 0]
+    if len(np.unique(excess)) < _LEAST_TAIL:
+        return None
+    k = _generalised_pareto_shape(excess)
+    return float((len(excess) * k + 10 * 0.5) / (len(excess) + 10))
+
+
+def _generalised_pareto_shape(excess: Floats) -> float:
+    """Shape k of ordered, positive excesses: the profile likelihood averaged over a grid of scales (Zhang and Stephens, 2009)."""
+    n = len(excess)
+    grid = 30 + int(np.sqrt(n))
+    steps = np.arange(1, grid + 1)
+    theta = 1 / excess[-1] + (1 - np.sqrt(grid / (steps - 0.5))) / 3 / excess[max(int(n / 4 + 0.5) - 1, 0)]
+    shapes = np.log1p(-theta[:, None] * excess).mean(1)
+    likelihood = n * (np.log(-theta / shapes) - shapes - 1)
+    weights = np.exp(likelihood - logsumexp(likelihood))
+    return float(np.log1p(-np.sum(theta * weights) * excess).mean())
+
+
+def _both(evidence: Evidence) -> tuple[tuple[str, Traced], tuple[str, Traced]]:
+    return ("on_teacher", evidence.on_teacher), ("on_student", evidence.on_student)
+
+
+def _surprise(said: Said) -> Floats:
+    return -said.logprob
+
+
+def _entropy(said: Said) -> Floats:
+    return said.entropy
+
+
+def _by_text(traced: Traced, values: Floats) -> Floats:
+    return _means(traced.teacher.text, values, len(traced.texts))
+
+
+def _means(text: np.ndarray, values: Floats, n_texts: int) -> Floats:
+    """Mean of each text that has positions."""
+    counts = np.bincount(text, minlength=n_texts)
+    sums = np.bincount(text, weights=values, minlength=n_texts)
+    return sums[counts > 0] / counts[counts > 0]
+
+
+def _difference(first: Floats, second: Floats) -> Estimate:
+    """Mean of `first` minus mean of `second`, independent, with Welch's interval by the smaller number of texts."""
+    one, other = mean(first), mean(second)
+    if one.value is None or other.value is None:
+        return missing(one.reason or other.reason or "no texts")
+    value, n = one.value - other.value, min(one.n, other.n)
+    if not np.isfinite(value):
+        return missing("the teacher gives no mass at all to a token that stands there", n)
+    if one.high is None or other.high is None:
+        return Estimate(value, method="no interval from one text", n=n)
+    reach = float(np.hypot(one.high - one.value, other.high - other.value))
+    return Estimate(value, value - reach, value + reach, "Student's t, two samples", n)

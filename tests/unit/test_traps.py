@@ -1,0 +1,296 @@
+"""Every measure against a naive float64 reference or a closed form, and where it must be missing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import reference
+from distillability.traps import SYMPTOMS, TRAPS, Diagnosis, find
+from distillability.traps.base import Rule
+from distillability.traps.confidence import area_under_curve, expected_calibration_error
+from distillability.traps.estimates import Estimate, mean, ratio_of_sums
+from distillability.traps.evidence import Answers, Compared, Evidence, Recoveries, Said, Traced, TracePair, WeightedSamples
+from distillability.traps.gap import preference
+from distillability.traps.off_policy import log_effective_share, tail_index
+from distillability.traps.signals import compare_positions, curve_ks, describe_positions
+from distillability.traps.tail_noise import token_class
+
+VOCABULARY, TOP_K, TEXTS, LENGTH = 40, 4, 30, 12
+SHARES = ("tail_share", "noise_share", "reverse_tail_share", "gradient_tail", "filler_excess")
+
+
+def draw(seed: int, n: int = TEXTS * LENGTH) -> torch.Tensor:
+    return torch.randn(n, VOCABULARY, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2
+
+
+def mixed(logits: torch.Tensor, other: torch.Tensor, dose: float) -> torch.Tensor:
+    """log((1 − dose) p + dose other)."""
+    return ((1 - dose) * logits.softmax(-1) + dose * other).log()
+
+
+def said(logprobs: torch.Tensor, targets: torch.Tensor) -> Said:
+    return Said(**where(), **{name: values.numpy() for name, values in describe_positions(logprobs, targets).items()})
+
+
+def where() -> dict[str, Any]:
+    return {"text": np.repeat(np.arange(TEXTS), LENGTH), "place": np.tile(np.arange(LENGTH) / LENGTH, TEXTS)}
+
+
+def traced(teacher: torch.Tensor, student: torch.Tensor, seed: int, shared: bool = True) -> Traced:
+    log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
+    targets = torch.multinomial(log_p.exp(), 1, generator=torch.Generator().manual_seed(seed)).squeeze(-1)
+    numbers, _, _ = compare_positions(teacher_logprobs=log_p, student_logprobs=log_q, targets=targets, top_k=TOP_K)
+    words = ["the" if target % 3 else f"w{target}" for target in targets.tolist()]
+    compared = Compared(
+        **where(),
+        token=words,
+        teacher_choice=words,
+        student_choice=words,
+        **{name: values.numpy() for name, values in numbers.items()},
+    )
+    texts = ["x" * LENGTH] * TEXTS
+    never, always = [False] * TEXTS, [True] * TEXTS
+    return Traced(texts, always, never, said(log_p, targets), said(log_q, targets), compared if shared else None)
+
+
+def evidence(teacher: torch.Tensor, student: torch.Tensor, **other: Any) -> Evidence:
+    along = traced(teacher, student, seed=5, shared=other.pop("shared", True))
+    fields: dict[str, Any] = {
+        "on_teacher": along,
+        "on_student": along,
+        "curve_k": curve_ks(VOCABULARY),
+        "top_k": TOP_K,
+        "weights": WeightedSamples([np.zeros(64)] * 8),
+        "pairs": [TracePair("planted", row, -1.0, -2.0, -1.0, -2.0) for row in range(TEXTS)],
+    }
+    return Evidence(**fields | other)
+
+
+def found(evidence: Evidence, symptoms: bool = False) -> Diagnosis:
+    return Diagnosis("t", "s", "task", find(evidence, symptoms=symptoms))
+
+
+def test_position_statistics_equal_the_naive_reference() -> None:
+    teacher, student = draw(1, 6), draw(2, 6)
+    student[0, 3] = -math.inf  # a token without student mass, where the teacher has some
+    teacher[1, 5] = student[1, 5] = -math.inf  # one that neither has
+    targets = torch.tensor([0, 1, 2, 3, 4, 39])
+    numbers, teacher_choice, student_choice = compare_positions(
+        teacher_logprobs=teacher.log_softmax(-1), student_logprobs=student.log_softmax(-1), targets=targets, top_k=TOP_K
+    )
+    assert set(numbers) == set(Compared.numbers())
+    for row in range(6):
+        expected = reference.compared(teacher[row].tolist(), student[row].tolist(), int(targets[row]), TOP_K, curve_ks(VOCABULARY))
+        for name, value in expected.items():
+            assert numbers[name][row].tolist() == pytest.approx(value, rel=1e-9, abs=1e-12), (row, name)
+        assert teacher_choice[row] == teacher[row].argmax() and student_choice[row] == student[row].argmax()
+
+
+def test_what_one_model_says_equals_the_naive_reference() -> None:
+    logits, targets = draw(3, 4), torch.tensor([0, 7, 9, 11])
+    numbers = describe_positions(logits.log_softmax(-1), targets)
+    for row in range(4):
+        logprobs = reference.log_softmax(logits[row].tolist())
+        assert numbers["logprob"][row].item() == pytest.approx(logprobs[targets[row]])
+        assert numbers["entropy"][row].item() == pytest.approx(-sum(math.exp(value) * value for value in logprobs))
+        assert numbers["likeliest"][row].item() == float(max(logprobs) == logprobs[targets[row]])
+
+
+def test_the_curve_ends_at_the_whole_kl_and_never_falls() -> None:
+    numbers, _, _ = compare_positions(
+        teacher_logprobs=draw(1).log_softmax(-1),
+        student_logprobs=draw(2).log_softmax(-1),
+        targets=torch.zeros(TEXTS * LENGTH, dtype=torch.long),
+        top_k=TOP_K,
+    )
+    assert torch.allclose(numbers["curve"][:, -1], numbers["forward_kl"])
+    assert (numbers["curve"].diff(dim=-1) >= 0).all()
+
+
+def test_where_teacher_and_student_agree_shares_are_missing_and_the_rest_is_nothing() -> None:
+    diagnosis = found(evidence(draw(1), draw(1)))
+    for name in SHARES:
+        assert diagnosis[name].value is None and "say the same" in (diagnosis[name].estimate.reason or ""), name
+        assert diagnosis[name].severity == "unknown"
+    for name in (
+        "teacher_nll_drift",
+        "drift_slope",
+        "kl_drift",
+        "second_moment",
+        "log_ratio",
+        "wrong_trace_preference",
+        "log_effective_share",
+    ):
+        assert diagnosis[name].value == pytest.approx(0, abs=1e-9), name
+    assert diagnosis["top_k_overlap"].value == 1
+
+
+def test_without_a_common_vocabulary_what_needs_one_is_missing_and_the_rest_is_there() -> None:
+    told = {"compared": "teacher and student have different vocabularies"}
+    diagnosis = found(evidence(draw(1), draw(2), shared=False, reasons=told))
+    needing = {*SHARES, "student_spill", "kl_drift", "second_moment", "top_k_overlap", "teacher_mass_covered", "teachable_share"}
+    for finding in diagnosis:
+        assert (finding.value is None) == (finding.name in needing | {"pareto_k"}), finding.name
+        if finding.name in needing:
+            assert "different vocabularies" in finding.sentence
+
+
+def test_a_token_without_student_mass_makes_the_kl_infinite_and_its_measures_missing() -> None:
+    student = draw(2)
+    student[0, draw(1)[0].argmax()] = -math.inf
+    diagnosis = found(evidence(draw(1), student))
+    assert diagnosis["noise_share"].value is None and "no mass" in (diagnosis["noise_share"].estimate.reason or "")
+
+
+@pytest.mark.parametrize("doses", [(0.0, 0.02, 0.05, 0.1, 0.2)])
+def test_noise_in_the_teachers_tail_moves_its_own_measure_with_the_dose(doses: tuple[float, ...]) -> None:
+    teacher, student = 2 * draw(1), 2 * draw(1) + 0.5 * draw(4)
+    noise = torch.full((VOCABULARY,), 1 / VOCABULARY, dtype=torch.float64)
+    told = [found(evidence(mixed(teacher, noise, dose), student)) for dose in doses]
+    values = [diagnosis["noise_share"].value for diagnosis in told]
+    assert values == sorted(values) and values[-1] > 5 * values[0]
+
+
+def test_prefixes_of_another_policy_move_the_drift_and_nothing_measured_on_the_teachers() -> None:
+    teacher, student = draw(1), draw(1) + 0.3 * draw(4)
+    along = traced(teacher, student, seed=5)
+    told = []
+    for dose in (0.0, 0.25, 0.5, 1.0):
+        swapped = torch.arange(TEXTS * LENGTH)[:, None] < dose * TEXTS * LENGTH
+        elsewhere = traced(torch.where(swapped, -teacher, teacher), student, seed=5)
+        told.append(found(evidence(teacher, student, on_student=elsewhere)))
+    drifts = [diagnosis["kl_drift"].value for diagnosis in told]
+    assert drifts == sorted(drifts) and drifts[-1] > 1 and drifts[0] == pytest.approx(0)
+    for name in ("noise_share", "log_ratio", "top_k_overlap"):
+        assert len({diagnosis[name].value for diagnosis in told}) == 1
+    assert along.compared is not None
+
+
+def test_preference_counts_ties_as_one_half_and_the_teachers_is_taken_away() -> None:
+    assert preference(np.array([-1.0, -1.0, -1.0]), np.array([-2.0, -1.0, -0.5])).tolist() == [0, 0.5, 1]
+    pairs = [TracePair("own", row, -1.0, -2.0, -1.0, -1.0) for row in range(20)]
+    finding = found(evidence(draw(1), draw(2), pairs=pairs))["wrong_trace_preference"]
+    assert finding.value == 0.5 and finding.details["student"] == 0.5 and finding.details["teacher"] == 0
+    assert found(evidence(draw(1), draw(2), pairs=pairs[:19]))["wrong_trace_preference"].value is None
+
+
+def test_effective_share_of_equal_and_of_lone_weights() -> None:
+    assert log_effective_share(np.full(64, -3.0)) == pytest.approx(0)
+    assert log_effective_share(np.array([0.0, *[-1000.0] * 63])) == pytest.approx(-math.log(64))
+
+
+@pytest.mark.parametrize("shape", [0.3, 0.7, 1.2])
+def test_the_tail_index_finds_the_shape_of_a_pareto_tail(shape: float) -> None:
+    draws = np.random.default_rng(0).pareto(1 / shape, size=(40, 4000))
+    assert np.mean([tail_index(np.log1p(row)) for row in draws]) == pytest.approx(shape, abs=0.1)
+
+
+def test_the_tail_index_is_missing_under_25_weights_and_without_a_tail() -> None:
+    assert tail_index(np.random.default_rng(0).normal(size=24)) is None
+    assert tail_index(np.zeros(64)) is None
+    few = found(evidence(draw(1), draw(2), weights=WeightedSamples([np.zeros(24)])))
+    assert few["pareto_k"].value is None and few["log_effective_share"].value is None
+
+
+def answers(right: list[float], confidence: list[float], **other: Any) -> Answers:
+    n = len(right)
+    fields: dict[str, Any] = {"truncated": np.zeros(n), "repeated": np.zeros(n), "right_sampled": np.array(right)}
+    return Answers(np.array(right), np.array(confidence), **fields | other)
+
+
+def test_calibration_of_confidence_equals_the_naive_reference() -> None:
+    rng = np.random.default_rng(1)
+    right, confidence = (rng.random(50) < 0.4).astype(float), rng.random(50)
+    assert expected_calibration_error(right, confidence) == pytest.approx(
+        reference.calibration_error(right.tolist(), confidence.tolist(), 10)
+    )
+    expected = reference.auc(confidence[right == 1].tolist(), confidence[right == 0].tolist())
+    assert area_under_curve(right, confidence) == pytest.approx(expected)
+    assert area_under_curve(np.ones(5), np.ones(5)) is None
+
+
+def test_symptoms_of_a_student_that_is_sure_of_everything() -> None:
+    told = answers([1.0] * 30 + [0.0] * 30, [0.9] * 60)
+    recoveries = {
+        "teacher": Recoveries(np.ones(30), np.zeros(30), np.zeros(30)),
+        "student": Recoveries(np.zeros(30), np.ones(30), np.zeros(30)),
+    }
+    diagnosis = found(evidence(draw(1), draw(2), answers={"student": told}, recoveries=recoveries), symptoms=True)
+    assert diagnosis["confidence_when_wrong"].value == pytest.approx(0.9) and diagnosis["confidence_when_wrong"].estimate.n == 30
+    assert diagnosis["calibration_error"].value == pytest.approx(0.4)
+    assert diagnosis["brier"].value == pytest.approx((0.01 + 0.81) / 2)
+    assert diagnosis["confidence_auroc"].value == 0.5
+    assert diagnosis["lost_recovery"].value == 1 and diagnosis["lost_track"].value == 1
+    assert diagnosis["lost_recovery"].severity == "clear"
+
+
+def test_answers_cut_off_have_no_confidence_and_are_counted_as_skipped() -> None:
+    told = answers([1.0] * 30 + [0.0] * 30, [0.9] * 50 + [math.nan] * 10)
+    diagnosis = found(evidence(draw(1), draw(2), answers={"student": told}), symptoms=True)
+    assert diagnosis["brier"].estimate.n == 50 and diagnosis["brier"].estimate.n_skipped == 10
+    assert diagnosis["lost_recovery"].value is None and diagnosis["lost_recovery"].estimate.reason
+
+
+def test_a_ratio_of_sums_has_the_linearised_interval_and_says_when_it_has_none() -> None:
+    a, b = np.array([1.0, 2.0, 3.0, 5.0]), np.array([2.0, 2.0, 4.0, 8.0])
+    got, value = ratio_of_sums(a, b), 11 / 16
+    error = math.sqrt(4 / 3 * sum((x - value * y) ** 2 for x, y in zip(a, b, strict=True))) / 16
+    assert got.value == pytest.approx(value) and got.high == pytest.approx(value + 3.182446 * error)
+    assert mean([2.0]).low is None
+    assert ratio_of_sums([1.0], [0.0]).value is None
+    assert mean([math.inf, 1.0]).value is None
+
+
+@pytest.mark.parametrize(
+    ("side", "value", "low", "high", "severity"),
+    [
+        ("above", 0.6, 0.55, 0.65, "clear"),
+        ("above", 0.6, 0.45, 0.75, "possible"),
+        ("above", 0.5, 0.5, 0.6, "none"),
+        ("below", 0.4, 0.3, 0.45, "clear"),
+        ("below", 0.4, 0.3, 0.6, "possible"),
+        ("above", 0.6, None, None, "possible"),
+        ("above", None, None, None, "unknown"),
+    ],
+)
+def test_severity_reads_the_interval_against_the_threshold(
+    side: Any, value: float | None, low: float | None, high: float | None, severity: str
+) -> None:
+    rule = Rule("trap", "name", "title", 0.5, side, "own", "remedy")
+    assert rule.found(Estimate(value, low, high, reason="why"), str).severity == severity
+
+
+def test_findings_print_and_never_run_what_models_said() -> None:
+    hostile = [TracePair("<script>", row, -1.0, -2.0, -1.0, -1.0) for row in range(20)]
+    diagnosis = Diagnosis("<b>teacher</b>", "s", "task", find(evidence(draw(1), draw(2), pairs=hostile), symptoms=False))
+    assert "<b>" not in diagnosis._repr_html_() and "remedy" in str(diagnosis)
+    assert [finding.severity for finding in diagnosis.by_severity] == sorted(
+        (finding.severity for finding in diagnosis), key=["clear", "possible", "unknown", "none"].index
+    )
+
+
+def test_every_measure_has_its_own_name_a_threshold_with_a_source_and_a_remedy() -> None:
+    rules = [finding.rule for finding in found(evidence(draw(1), draw(2)), symptoms=True)]
+    assert len({rule.name for rule in rules}) == len(rules) == len(TRAPS) + len(SYMPTOMS)
+    assert all(rule.threshold is not None and rule.source and rule.remedy for rule in rules)
+
+
+@pytest.mark.parametrize(
+    ("token", "kind"),
+    [
+        ("", "end"),
+        (" ", "space"),
+        ("Ġthe", "function word"),
+        (" The", "function word"),
+        (",", "punctuation"),
+        ("7", "number"),
+        ("▁walk", "word"),
+    ],
+)
+def test_kinds_of_tokens(token: str, kind: str) -> None:
+    assert token_class(token) == kind
