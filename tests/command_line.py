@@ -15,9 +15,9 @@ SMOKE = ROOT / "recipes" / "smoke" / "maths.toml"
 COMMAND = [sys.executable, "-m", "distillability"]
 
 
-def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """`distillability` with these arguments, in the repository; it must succeed unless `check` is off."""
-    done = subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+def run(*arguments: str, check: bool = True, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`distillability` with these arguments, in the repository unless told otherwise; it must succeed unless `check` is off."""
+    done = subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=500, check=False)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 

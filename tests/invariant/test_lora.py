@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from test_calibration import SETTINGS, _arguments, _calibrate, _weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -65,6 +65,22 @@ def test_what_is_saved_loads_in_plain_transformers_and_peft(tiny: dict[str, Path
         assert (
             tokenizer.chat_template == ours.tokenizer.chat_template and tokenizer("1+2")["input_ids"] == ours.tokenizer("1+2")["input_ids"]
         )
+
+
+def test_an_adapters_folder_is_a_teacher_like_its_merged_model(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """The frozen reference, which TRL loads by the adapter's name, is the adapted model; else the anchor would pull the policy off it."""
+    model = get_peft_model(load_model(tiny["teacher"]).model, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    model.save_pretrained(tmp_path / "adapter")
+    merged = load_model(tmp_path / "adapter")
+    for part in (merged.model, merged.tokenizer):
+        part.save_pretrained(tmp_path / "merged")
+    for name in ("adapter", "merged"):
+        _calibrate({**tiny, "teacher": tmp_path / name}, tmp_path / f"from-{name}", knob=1.0)
+    both = [load_model(tmp_path / f"from-{name}" / "model").model for name in ("adapter", "merged")]
+    assert torch.allclose(*map(_logits, both), atol=1e-4)
+    assert not torch.allclose(_logits(both[0]), _logits(merged.model), atol=1e-4)
+    anchors = [[line["anchor_nats"] for line in read_jsonl(tmp_path / f"from-{name}" / "metrics.jsonl")] for name in ("adapter", "merged")]
+    assert anchors[0] == pytest.approx(anchors[1], abs=1e-4) and abs(anchors[0][0]) < 1e-3
 
 
 def test_an_adapter_whose_model_is_gone_says_so(tmp_path: Path) -> None:

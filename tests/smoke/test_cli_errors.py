@@ -187,7 +187,7 @@ def test_sweep_runs_every_stage_of_the_derived_recipe(stages: Callable[[Callable
     stages(lambda recipe, folder, *, stages, quiet: seen.append((list(recipe.calibrate.teachers), stages)))  # type: ignore[arg-type]
     recipe = make_recipe()
     invoke("sweep", recipe, "--knobs", "-0.3,1,0", "--quiet", code=0)
-    assert seen == [(["knob_-0.3", "knob_0", "knob_1"], ("calibrate", "distill", "evaluate", "report"))]
+    assert seen == [(["knob_-0.3", "knob_0", "knob_1"], ("calibrate", "distill", "diagnose", "evaluate", "report"))]
     for verb, target in (("sweep", "runs/example-sweep"), ("distill", "runs/example-sweep")):
         invoke(verb, target, "--quiet", code=0)
     message = invoke("sweep", recipe, "--knobs", "-0.3,1,0.5", "--resume")
@@ -587,7 +587,7 @@ def test_each_verb_runs_its_own_stages(stages: Callable[[Callable[..., None]], N
     for verb in ("run", "calibrate", "distill", "evaluate"):
         invoke(verb, recipe, "--resume", "--quiet", code=0)
     assert seen == [
-        (True, True, "calibrate", "distill", "evaluate", "report"),
+        (True, True, "calibrate", "distill", "diagnose", "evaluate", "report"),
         (True, True, "calibrate"),
         (True, True, "distill"),
         (True, True, "evaluate"),
@@ -597,7 +597,7 @@ def test_each_verb_runs_its_own_stages(stages: Callable[[Callable[..., None]], N
 @pytest.mark.parametrize(
     ("verb", "told"),
     [
-        ("run", "Calibrate, distil, evaluate and report."),
+        ("run", "Calibrate, distil, evaluate and report;"),
         ("calibrate", "Calibrate the teachers."),
         ("distill", "Buy the traces and distil the students."),
         ("evaluate", "Measure teachers and students."),

@@ -102,6 +102,22 @@ def test_no_scale_says_what_where_and_how_to_mend(tiny: dict[str, Path], tmp_pat
     assert "leave out the teachers with this reward" in flat.mend
 
 
+def test_a_task_that_plants_no_errors_swaps_answers() -> None:
+    """What is right for the next prompt is wrong for this one, unless it is right for both."""
+
+    class Lengths(Parity):
+        def grade(self, prompt: Prompt, text: str) -> Grade:
+            return Grade(right=str(len(text)) == prompt.answer)
+
+    prompts = [Prompt(id=name, text=name, answer=answer) for name, answer in (("a", "1"), ("b", "2"), ("c", "2"), ("d", "3"))]
+    asked = [prompt for prompt in prompts for _ in range(2)]
+    texts = ["x", "xx", "yy", "y", "zz", "zz", "no", "no"]
+    grades = [Lengths().grade(prompt, text) for prompt, text in zip(asked, texts, strict=True)]
+    sampled = module._Sampled(asked, texts, [False] * 8, grades, [grade.right for grade in grades])
+    planted = module._planted(Lengths(), sampled)
+    assert [(prompt.id, text) for prompt, text in planted] == [("a", "yy"), ("d", "x")]  # b's is right for c too, and d has none
+
+
 @pytest.mark.parametrize(
     ("save", "library", "said"), [("merged", "transformers", "added to"), ("adapter", "peft", "which needs the original")]
 )

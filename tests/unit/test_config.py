@@ -96,6 +96,36 @@ def test_overrides_reach_their_place(recipe_file: Path, override: str, read, val
     assert read(load_recipe(recipe_file, [override])) == value
 
 
+def test_a_file_overrides_what_it_names(recipe_file: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "small.toml"
+    overlay.write_text(
+        "seed = 3\n[calibrate]\nmax_steps = 2\nteachers.distillable.knob = 0.5\n"
+        '[tasks.0]\nqueries = 7\n[tasks.longer]\nlearning_rates = { seqkd = 0.5 }\n[distill]\narms = [{ sources = ["plain"] }]\n'
+    )
+    before, after = load_recipe(recipe_file), load_recipe(recipe_file, [str(overlay), "tasks.0.steps=9"])
+    changes = changed_keys(before, after)
+    assert (after.seed, after.calibrate.max_steps, after.tasks[0].queries, after.tasks[0].steps) == (3, 2, 7, 9)
+    assert after.tasks[1].learning_rates == {"seqkd": 0.5} and after.tasks[1].queries == 200
+    assert [arm.sources for arm in after.distill.arms] == [["plain"]]
+    assert after.calibrate.teachers.keys() == before.calibrate.teachers.keys() | {"distillable"}
+    assert all(key.startswith(("seed", "calibrate.", "tasks.", "distill.arms")) for key in changes)
+    assert load_recipe(recipe_file, [str(overlay), "seed=4"]).seed == 4  # the later one wins
+
+
+def test_a_file_of_overrides_that_is_wrong_is_named(recipe_file: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "small.toml"
+    with pytest.raises(UserError, match=r"small\.toml: there is no such recipe"):
+        load_recipe(recipe_file, [str(overlay)])
+    overlay.write_text("seed =")
+    with pytest.raises(UserError, match=r"small\.toml: not TOML"):
+        load_recipe(recipe_file, [str(overlay)])
+    overlay.write_text("[calibrate]\nmax_step = 2\n[tasks.9]\nqueries = 1\n")
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipe_file, [str(overlay)])
+    assert {problem.where for problem in caught.value.problems} == {f"--set {overlay}"}
+    assert "'max_steps'" in str(caught.value) and "tasks has no '9'" in str(caught.value)
+
+
 def test_an_override_inside_a_default_keeps_the_rest_of_the_default(recipe_file: Path) -> None:
     text = RECIPE.split("[calibrate]")[0]
     recipe_file.write_text(text, encoding="utf-8")

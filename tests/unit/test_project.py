@@ -44,7 +44,10 @@ def test_pins_name_no_local_build() -> None:
     assert not [name for name, version in pins().items() if "+" in version]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.stem)
+SHIPPED = [path for path in sorted((ROOT / "recipes").rglob("*.toml")) if path.parent.name != "paper"]  # those need models of a hub
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_recipe_can_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     recipe = load_recipe(path)

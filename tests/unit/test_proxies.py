@@ -140,7 +140,7 @@ def test_the_worst_case_has_a_scale_for_each_direction(tiny: dict[str, Path], tm
     stage._admission(context, proof)
     scale = read_json(proof)["scale"]
     assert sorted(scale) == ["compatibility", "compatibility_down", "length"]
-    assert scale["compatibility"] != scale["compatibility_down"]
+    assert scale["compatibility"] > 0 and scale["compatibility_down"] > 0
     assert stage._scale_name(context, Teacher(knob=-1.0)) == "compatibility_down"
     assert stage._scale_name(context, Teacher(knob=1.0)) == "compatibility"
     assert stage._scale_name(context, Teacher(knob=-1.0, reward="length")) == "length"

@@ -14,11 +14,11 @@ from distillability.config.recipe import Recipe
 from distillability.files import write_json, write_jsonl
 from distillability.results import Row
 from distillability.stages.context import TaskContext
-from distillability.stages.distill import students
 from distillability.stages.dose import dose_rows
 from distillability.stages.evaluate import student_before_file, student_file, teacher_file
 from distillability.stages.layout import admission_file, calibration_folder
 from distillability.stages.measured import Measured
+from distillability.stages.students import students
 from distillability.stages.sweep import derive, is_sweep, knob_source
 
 KNOBS = [0.3, -0.3, 0.0, -1.0, 1.0]

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from distillability.cli.convert import convert
+from distillability.cli.cut import cut
 from distillability.cli.env import env
 from distillability.cli.lab import lab
 from distillability.cli.lm_eval import lm_eval
+from distillability.cli.plan import plan
 from distillability.cli.report import report
 from distillability.cli.schema import schema
 from distillability.cli.show import show
@@ -31,7 +33,7 @@ app = typer.Typer(
 )
 for name, (told, _) in STAGE_VERBS.items():
     app.command(name, help=told)(stage_verb(name))
-for verb in (sweep, report, validate, show, schema, lm_eval, convert, env):
+for verb in (sweep, report, validate, plan, show, schema, lm_eval, convert, cut, env):
     app.command()(verb)
 app.add_typer(lab, name="lab")
 

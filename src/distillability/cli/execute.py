@@ -46,14 +46,16 @@ def execute(
         return f"What is finished is kept; continue with:\n    distillability {verb} {shlex.quote(str(folder.path))} --resume"
 
     with guarded(debug=debug, as_json=as_json, on_interrupt=how_to_go_on):
-        quiet = quiet or as_json
+        from distillability.stages.ranks import is_main
+
+        quiet = quiet or as_json or not is_main()
         folder = prepare(target, out=out, overrides=overrides, resume=resume, force=force, quiet=quiet, derive=derive)
         if not quiet:
             say(f"run folder: {folder.path}")
         from distillability.stages.run import run
 
         run(folder.recipe, folder, stages=stages, quiet=quiet)
-        if as_json or not quiet:
+        if is_main() and (as_json or not quiet):
             from distillability.cli.show import summarise
 
             summarise(folder, as_json=as_json)
@@ -87,6 +89,7 @@ def prepare(
     from distillability.config.load import read_recipe
     from distillability.stages.folder import RunFolder, folder_problems
     from distillability.stages.preflight import find_problems
+    from distillability.stages.ranks import is_main, wait_for_all
     from distillability.stages.sweep import DERIVED
 
     require_torch("running a recipe")
@@ -100,6 +103,9 @@ def prepare(
         recipe = recipe and derive(recipe)
         problems += [_replaced(override) for override in overrides if override.strip().startswith(DERIVED)]
     path = out or Path("runs") / (recipe.name if recipe else "")
+    if not is_main():  # process 0 checks, says what is wrong and makes the folder
+        wait_for_all()
+        return RunFolder.open(path)
     if recipe is not None:
         broken = bool(problems)
         problems += find_problems(recipe)
@@ -108,7 +114,9 @@ def prepare(
     if problems or recipe is None:
         raise UserError(problems)
     _convert_models(recipe, (lambda line: None) if quiet else say)
-    return RunFolder.create(path, recipe, resume=resume, command=["distillability", *sys.argv[1:]])
+    folder = RunFolder.create(path, recipe, resume=resume, command=["distillability", *sys.argv[1:]])
+    wait_for_all()
+    return folder
 
 
 def _convert_models(recipe: Recipe, tell: Callable[[str], None]) -> None:

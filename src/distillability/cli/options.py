@@ -17,7 +17,12 @@ Target = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder; runs/NAME where it is not given.", show_default=False)]
 Set = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, as tasks.maths.queries=200. May be repeated.", show_default=False),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key, as tasks.maths.queries=200, or all keys in a TOML file, given by its path. May be repeated.",
+        show_default=False,
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")]
 Force = Annotated[bool, typer.Option("--force", help="Calibrate with a proxy that fails admission; it is recorded.")]

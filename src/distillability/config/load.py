@@ -54,23 +54,38 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe | Non
     Beside problems comes the recipe without the keys that are wrong, for further checks only; None where even that is no recipe.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except FileNotFoundError:
-        return None, [Problem(str(path), "there is no such recipe", "give the path of a TOML file, such as recipes/lab.toml")]
-    except (OSError, UnicodeDecodeError) as error:
-        return None, [Problem(str(path), f"cannot be read ({error})", "give the path of a TOML file")]
-    except tomllib.TOMLDecodeError as error:
-        return None, [Problem(str(path), f"not TOML: {error}", "strings need quotes, tables a [name], each key its own line")]
-    except json.JSONDecodeError as error:
-        return None, [Problem(str(path), f"not JSON: {error}", "restore it, or start a new run from the TOML recipe")]
-    if not isinstance(raw, dict):
-        return None, [Problem(str(path), "not a table of keys and values", "restore it, or start a new run from the TOML recipe")]
+        raw, text = _parse(path)
+    except UserError as error:
+        return None, list(error.problems)
     lines = {} if path.suffix == ".json" else _key_lines(text)
     problems, origins = _apply_overrides(raw, overrides)
     recipe, found = _validate(raw)
     problems += [_problem(error, raw, str(path), lines, origins) for error in found]
     return recipe, problems
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], str]:
+    """The table in a TOML or JSON file, and the file's text.
+
+    Raises:
+        UserError: there is no such file, or it holds something else.
+    """
+    again = "restore it, or start a new run from the TOML recipe"
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except FileNotFoundError:
+        raise UserError.single(str(path), "there is no such recipe", "give the path of a TOML file, such as recipes/lab.toml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError.single(str(path), f"cannot be read ({error})", "give the path of a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        mend = "strings need quotes, tables a [name], each key its own line"
+        raise UserError.single(str(path), f"not TOML: {error}", mend) from None
+    except json.JSONDecodeError as error:
+        raise UserError.single(str(path), f"not JSON: {error}", again) from None
+    if not isinstance(raw, dict):
+        raise UserError.single(str(path), "not a table of keys and values", again)
+    return raw, text
 
 
 def canonical_json(recipe: Recipe) -> str:
@@ -103,18 +118,42 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[list[Problem], dict[KeyPath, str]]:
     """Write the overrides into `raw`; returns problems, and which override wrote which path."""
-    problems, origins = [], {}
+    problems: list[Problem] = []
+    origins = {}
     for override in overrides:
-        key, equals, text = override.partition("=")
         where = f"--set {override}"
-        if not equals or not key.strip():
-            problems.append(Problem(where, "not KEY=VALUE", "for example --set calibrate.max_steps=20"))
-            continue
         try:
-            origins[_assign(raw, _segments(key), _value(text.strip()))] = where
+            for segments, value in _settings(override):
+                origins[_assign(raw, segments, value)] = where
+        except UserError as error:
+            problems += error.problems
         except LookupError as error:
             problems.append(Problem(where, str(error.args[0]), "`distillability schema` lists the keys"))
     return problems, origins
+
+
+def _settings(override: str) -> Iterator[tuple[list[str], Any]]:
+    """The keys that one override sets: KEY=VALUE, or all that a TOML file says, a task's under [tasks.NAME] or [tasks.0].
+
+    Raises:
+        UserError: it is neither, or there is no such file.
+    """
+    key, equals, text = override.partition("=")
+    if equals and key.strip():
+        yield _segments(key), _value(text.strip())
+    elif override.endswith(".toml"):
+        yield from _tables(_parse(Path(override))[0])
+    else:
+        raise UserError.single(f"--set {override}", "not KEY=VALUE", "for example --set calibrate.max_steps=20, or a TOML file")
+
+
+def _tables(raw: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[list[str], Any]]:
+    """Every value of nested tables with the keys that lead to it; a list is one value."""
+    for key, value in raw.items():
+        if isinstance(value, dict) and value:
+            yield from _tables(value, (*above, key))
+        else:
+            yield [*above, key], value
 
 
 def _segments(key: str) -> list[str]:

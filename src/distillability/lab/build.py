@@ -118,7 +118,7 @@ def _build_teacher(family: Family, folder: Path, log: Log) -> LoadedModel:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=128,
+        max_position_embeddings=256,  # room for demonstrations
         tie_word_embeddings=True,
     )
     loaded = _fresh(LlamaForCausalLM, config, character_tokenizer(family.task.alphabet), "teacher")

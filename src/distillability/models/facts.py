@@ -58,6 +58,11 @@ class ModelFacts:
         return inner if isinstance(inner, dict) else self.config
 
     @property
+    def is_part(self) -> bool:
+        """Whether the language model is one of several parts, as in models that also see."""
+        return self._text_config is not self.config
+
+    @property
     def is_causal(self) -> bool:
         """Whether it continues texts; where the files do not say, loading it will."""
         if self.config.get("is_encoder_decoder"):

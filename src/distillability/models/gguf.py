@@ -19,6 +19,16 @@ _SINGLE_DIGITS = frozenset({"codeshell", "command-r", "exaone", "minerva-7b", "r
 _KEPT_ARRAYS = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type")  # of the others only the length is kept
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_SIZES = {  # transformers' names of them
+    "max_position_embeddings": "context_length",
+    "vocab_size": "vocab_size",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+}
 _UNUSED_TOKEN = 5
 
 
@@ -40,13 +50,11 @@ class GgufHeader:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What `config.json` would say of it, as far as checks go."""
+        """What `config.json` would say of it, as far as checks and plans go."""
         tokens = self.metadata.get("tokenizer.ggml.tokens")
-        return {
-            "model_type": self.architecture,
-            "max_position_embeddings": self.metadata.get(f"{self.architecture}.context_length"),
-            "vocab_size": self.metadata.get(f"{self.architecture}.vocab_size", None if tokens is None else len(tokens)),
-        }
+        sizes = {name: self.metadata.get(f"{self.architecture}.{key}") for name, key in _SIZES.items()}
+        sizes["vocab_size"] = sizes["vocab_size"] or (None if tokens is None else len(tokens))
+        return {"model_type": self.architecture, **sizes, "tie_word_embeddings": "output.weight" not in self.tensors}
 
     @property
     def vocabulary(self) -> dict[str, int] | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -21,6 +23,9 @@ from distillability.models.convert import as_folder
 from distillability.models.locate import adapted_model, has_tokenizer
 
 transformers_logging.disable_progress_bar()  # our own lines say what is going on
+
+# Models of several kinds of input: what their files call the weights of the language model, and what it calls them by itself.
+_LARGER = {"gemma3": {r"^language_model\.model\.": "model.", r"^language_model\.lm_head": "lm_head"}}
 
 __all__ = ["LoadedModel", "default_device", "initialise_student", "load_model", "load_tokenizer"]
 
@@ -65,15 +70,17 @@ def load_tokenizer(reference: str | Path, *, chat_template: str | None = None, t
 def load_model(
     reference: str | Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
     device: torch.device | None = None,
     chat_template: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model for scoring, decoding or training; it comes in evaluation mode. An adapter is merged into its model.
 
+    Of a model of several kinds of input its language model is loaded, by itself.
+
     Args:
-        dtype: of the weights. Training and the lab keep float32 and may autocast.
+        dtype: of the weights, `auto` for that of the files. Training and the lab keep float32 and may autocast.
         chat_template: for a tokenizer that has none; see `models.chat.with_template`.
 
     Raises:
@@ -89,19 +96,33 @@ def load_model(
     return LoadedModel(model.to(device or default_device()).eval(), tokenizer, str(reference), trust_remote_code)
 
 
-def _load_weights(path: str, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+def _load_weights(path: str, dtype: torch.dtype | Literal["auto"], trust_remote_code: bool) -> PreTrainedModel:
     """A model, or the one that an adapter was trained on with the adapter added to its weights, known by the adapter's folder."""
     base = adapted_model(Path(path))
     if base is None:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, attn_implementation=_attention(), trust_remote_code=trust_remote_code
-        )
-        return model
+        return _load_language_model(path, dtype, trust_remote_code)
     from peft import PeftModel
 
     merged: PreTrainedModel = PeftModel.from_pretrained(_load_weights(as_folder(base), dtype, trust_remote_code), path).merge_and_unload()
     merged.config._name_or_path = merged.name_or_path = path
-    return merged
+    return merged.requires_grad_(True)  # peft has frozen what the adapter does not change
+
+
+def _load_language_model(path: str, dtype: torch.dtype | Literal["auto"], trust_remote_code: bool) -> PreTrainedModel:
+    """A model, of one of several kinds of input its language model."""
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    names = _LARGER.get(config.model_type)
+    inner = {} if names is None else {"config": _language_config(config), "key_mapping": names}
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, use_safetensors=True, attn_implementation=_attention(), trust_remote_code=trust_remote_code, **inner
+    )
+    if inner:
+        vars(model).pop("_weight_conversions", None)  # else it would be saved under its names in the larger model
+    return model
+
+
+def _language_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    return config.text_config if config.model_type in _LARGER else config
 
 
 def initialise_student(
@@ -109,7 +130,7 @@ def initialise_student(
 ) -> LoadedModel:
     """A student with the architecture and tokenizer of `reference` and fresh weights drawn from `seed`."""
     path = as_folder(str(reference))
-    config = AutoConfig.from_pretrained(adapted_model(Path(path)) or path, trust_remote_code=trust_remote_code)
+    config = _language_config(AutoConfig.from_pretrained(adapted_model(Path(path)) or path, trust_remote_code=trust_remote_code))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(

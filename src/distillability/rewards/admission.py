@@ -58,7 +58,8 @@ def admit(
     Args:
         proxy, reference: likelihoods of the completions, groups of `group_size` side by side.
         right: which are right. easy: whether the completion is of an easy mode, None where the task labels none.
-        planted_wrong: the proxy's likelihoods of texts with planted errors, used where the teacher makes too few of its own.
+        planted_wrong: the proxy's likelihoods of texts made wrong, by a planted error or by belonging to another prompt; used where
+            the teacher makes too few of its own.
 
     Refused: a proxy that does not prefer right to wrong texts (or where that could not be measured), and one that neither spreads among
     right completions nor prefers easy ones. A right-against-wrong preference alone says nothing about whether a proxy can steer.
@@ -81,7 +82,7 @@ def _prefers_right(proxy: Sequence[Likelihood | None], right: Sequence[bool], pl
     note = f"{len(bad)} wrong texts of the teacher's own"
     if len(bad) < _MIN_WRONG:
         extra = [score for score in planted if score is not None]
-        note += f" and {len(extra)} with planted errors"
+        note += f" and {len(extra)} planted ones"
         bad += extra
     value = auc(_per_byte(good), _per_byte(bad)) if len(bad) >= _MIN_WRONG else None
     if value is None:
@@ -134,7 +135,7 @@ def _shown(check: Check) -> str:
 def _advice(sound: Check) -> str:
     if sound.passed is None:
         return (
-            "not measured is not passed: raise calibrate.scale_prompts, or use a task that can plant errors; "
+            "not measured is not passed: raise calibrate.scale_prompts, or take a teacher that is right more often; "
             "--force calibrates all the same and is recorded"
         )
     if not sound.passed:

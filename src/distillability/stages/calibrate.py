@@ -26,6 +26,8 @@ from distillability.stages.card import write_card
 from distillability.stages.context import TaskContext
 from distillability.stages.jobs import Job
 from distillability.stages.layout import admission_file, calibration_folder
+from distillability.stages.ranks import is_main
+from distillability.tasks import Task
 from distillability.training.calibrate import Calibration, calibrate_teacher
 from distillability.types import Grade, Prompt
 
@@ -59,7 +61,7 @@ def calibration_jobs(context: TaskContext) -> list[Job]:
         for name in context.recipe.calibrate.teachers:
             folder = calibration_folder(context.run, context.task_name, name, calibration)
             arguments = {"context": context, "name": name, "calibration": calibration, "folder": folder}
-            jobs.append(Job(f"{context.task_name}: {name} #{calibration}", folder / "done.json", _calibrate, arguments))
+            jobs.append(Job(f"{context.task_name}: {name} #{calibration}", folder / "done.json", _calibrate, arguments, together=True))
     return jobs
 
 
@@ -127,9 +129,7 @@ def _admission(context: TaskContext, proof: Path) -> None:
 def _judge(context: TaskContext, name: str, sampled: _Sampled, reference: Sequence[Likelihood | None]) -> tuple[Admission, torch.Tensor]:
     """Whether one proxy is fit to steer, and its C of every completion, [N]."""
     settings, proxy = context.recipe.calibrate, context.scorer(context.load(name))
-    asked = dict.fromkeys(prompt.id for prompt in sampled.prompts)
-    prompts = {prompt.id: prompt for prompt in sampled.prompts}
-    planted = [(prompts[key], text) for key in asked if (text := context.task.wrong_steps(prompts[key])) is not None]
+    planted = _planted(context.task, sampled)
     scores = proxy.score(*sampled.columns)
     admission = admit(
         proxy=scores,
@@ -140,6 +140,20 @@ def _judge(context: TaskContext, name: str, sampled: _Sampled, reference: Sequen
         planted_wrong=proxy.score([prompt.text for prompt, _ in planted], [text for _, text in planted]),
     )
     return admission, compatibility(scores, reference, settings.normaliser)
+
+
+def _planted(task: Task, sampled: _Sampled) -> list[tuple[Prompt, str]]:
+    """A wrong text for each prompt: one with a planted error, or what was right for another prompt where the task can plant none."""
+    right = {prompt.id: text for prompt, text, ok in zip(sampled.prompts, sampled.texts, sampled.right, strict=True) if ok}
+    prompts = list({prompt.id: prompt for prompt in sampled.prompts}.values())
+    pairs = []
+    for prompt, other in zip(prompts, prompts[1:] + prompts[:1], strict=True):
+        text = task.wrong_steps(prompt)
+        if text is None and other.id in right and not task.grade(prompt, right[other.id]).right:
+            text = right[other.id]
+        if text is not None:
+            pairs.append((prompt, text))
+    return pairs
 
 
 def _together(names: Sequence[str], admissions: Sequence[Admission]) -> dict[str, Any]:
@@ -198,6 +212,8 @@ def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) 
             folder=folder,
         )
     )
+    if not is_main():
+        return
     write_card(context, name, teacher, outcome, folder / "model")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     write_json(folder / "done.json", outcome | {"knob": teacher.knob, "reward": teacher.reward, "calibration": calibration})

@@ -25,8 +25,8 @@ from distillability.evaluation.measures import (
     teacher_kept,
 )
 from distillability.results import Budget, Row
-from distillability.stages.distill import Student
 from distillability.stages.measured import Measured
+from distillability.stages.students import Student
 from distillability.types import Decoding
 
 __all__ = ["comparison_rows"]

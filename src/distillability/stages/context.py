@@ -56,12 +56,6 @@ class TaskContext:
             raise KeyError(name)
         return source
 
-    def calibrations_of(self, source: Source) -> list[int | None]:
-        """The calibrations a source exists in: their numbers, or [None] for what no calibration touches."""
-        if source.teacher in self.recipe.calibrate.teachers:
-            return list(range(self.recipe.calibrate.calibrations))
-        return [None]
-
     def load(self, reference: str | Path) -> LoadedModel:
         return load_model(reference, **self.recipe.loading)
 

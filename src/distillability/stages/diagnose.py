@@ -14,10 +14,11 @@ from distillability.models.load import LoadedModel, load_model
 from distillability.objectives import build_objective
 from distillability.results import Row
 from distillability.stages.context import TaskContext
-from distillability.stages.distill import Student, student_settings, students
+from distillability.stages.distill import student_settings
 from distillability.stages.evidence import add_symptoms, draw, draw_all, read_all
 from distillability.stages.jobs import Job
 from distillability.stages.layout import calibration_folder, diagnosis_file
+from distillability.stages.students import Student, students
 from distillability.stages.traces import usable
 from distillability.stages.tracing import Pair
 from distillability.tasks import Task

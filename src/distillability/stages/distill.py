@@ -3,70 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
-from distillability.config.recipe import Arm
 from distillability.files import write_json
 from distillability.objectives import OBJECTIVES, build_objective
 from distillability.stages.context import TaskContext
 from distillability.stages.jobs import Job
-from distillability.stages.layout import signals_file, student_folder, traces_file
+from distillability.stages.layout import signals_file, traces_file
+from distillability.stages.ranks import is_main
+from distillability.stages.students import Student, students
 from distillability.stages.traces import buy_traces, load_traces, usable
 from distillability.training.distill import StudentSettings, distill_student
 from distillability.training.signals import RecordedSignals
 
-__all__ = ["Student", "student_jobs", "student_settings", "students", "trace_jobs"]
-
-
-@dataclass(frozen=True)
-class Student:
-    """One student to be: what it learns from, how, and how much of it."""
-
-    source: str
-    calibration: int | None
-    objective: str
-    on_policy_share: float
-    queries: int
-    steps: int
-    seed: int
-
-    def folder(self, context: TaskContext) -> Path:
-        prefix = f"-on-policy-{self.on_policy_share:g}" if self.on_policy_share else ""
-        budget = f"q{self.queries}-s{self.steps}"
-        return student_folder(context.run, context.task_name, self.source, self.calibration, self.objective, prefix, budget, self.seed)
-
-    @property
-    def title(self) -> str:
-        number = f" #{self.calibration}" if self.calibration else ""
-        return f"{self.source}{number} {self.objective} q{self.queries} s{self.steps} seed {self.seed}"
-
-
-def students(context: TaskContext) -> list[Student]:
-    """All students of the arms, each once, the headline budget first."""
-    found = {student: None for arm in context.recipe.distill.arms for student in _of_arm(context, arm)}
-    headline = (context.config.queries, context.config.steps)
-    return sorted(found, key=lambda student: ((student.queries, student.steps) != headline, student.seed))
-
-
-def _of_arm(context: TaskContext, arm: Arm) -> Iterator[Student]:
-    for name in arm.sources:
-        calibrations = context.calibrations_of(context.source(name))
-        for calibration in calibrations[: arm.calibrations]:
-            for objective in arm.objectives:
-                for queries in arm.queries:
-                    for steps in arm.steps:
-                        for seed in range(arm.seeds):
-                            yield Student(
-                                name,
-                                calibration,
-                                objective,
-                                arm.on_policy_share,
-                                max(1, round(queries * context.config.queries)),
-                                max(1, round(steps * context.config.steps)),
-                                seed,
-                            )
+__all__ = ["student_jobs", "student_settings", "trace_jobs"]
 
 
 def trace_jobs(context: TaskContext) -> list[Job]:
@@ -92,6 +41,7 @@ def student_jobs(context: TaskContext) -> list[Job]:
             student.folder(context) / "done.json",
             _distill,
             {"context": context, "student": student},
+            together=True,
         )
         for student in students(context)
     ]
@@ -114,6 +64,8 @@ def _distill(context: TaskContext, student: Student) -> None:
         autocast_dtype=context.student_dtype,
         folder=folder,
     )
+    if not is_main():
+        return
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     write_json(folder / "done.json", outcome | {"traces": len(traces)})
 

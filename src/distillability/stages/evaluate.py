@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from distillability.files import write_json, write_jsonl
 from distillability.models.load import LoadedModel
 from distillability.ops.statistics import pearson
 from distillability.rewards.compatibility import compatibility
+from distillability.scoring.likelihood import Likelihood
 from distillability.stages.context import TaskContext
-from distillability.stages.distill import Student, students
 from distillability.stages.jobs import Job
 from distillability.stages.layout import evaluation_file, numbered
+from distillability.stages.students import Student, students
 
 __all__ = ["evaluation_jobs", "student_before_file", "student_file", "teacher_file"]
 
@@ -96,22 +98,30 @@ def _evaluate_teacher(context: TaskContext, name: str, calibration: int | None, 
             context, loaded, context.teacher_dtype, "test", settings.teacher_prompts, settings.teacher_samples, name, calibration
         )
         found["test"]["sampled"] = sampled.summary()
-        found["texts"] = _describe_texts(context, loaded, sampled, min(1000, settings.teacher_prompts))
+        shown_texts = _first_texts(context, sampled, min(1000, settings.teacher_prompts))
+        own = context.scorer(loaded).score(*shown_texts)
+        del loaded  # two teachers at once may be more than a device holds
+        found["texts"] = _describe_texts(context, own, sampled, shown_texts)
         shown = sampled
     _write_samples(context, shown, proof)
     write_json(proof, found)
 
 
-def _describe_texts(context: TaskContext, loaded: LoadedModel, sampled: Evaluation, n: int) -> dict[str, Any]:
+def _first_texts(context: TaskContext, sampled: Evaluation, n: int) -> tuple[list[str], list[str], list[bool]]:
+    """Prompts, one text each, and whether it was cut off: what a scorer asks for."""
+    return [prompt.text for prompt in context.task.prompts("test", n)], sampled.texts[:n], sampled.truncated[:n]
+
+
+def _describe_texts(
+    context: TaskContext, own: Sequence[Likelihood | None], sampled: Evaluation, columns: tuple[list[str], list[str], list[bool]]
+) -> dict[str, Any]:
     """How far a teacher's own sampled texts are from the plain teacher, in nats; and what the proxy thinks of them.
 
     Means over the texts that every model concerned can score; a mean over none is None.
     """
-    prompts = [prompt.text for prompt in context.task.prompts("test", n)]
-    texts, cut = sampled.texts[:n], sampled.truncated[:n]
-    own = context.scorer(loaded).score(prompts, texts, cut)
-    plain = context.scorer(context.plain()).score(prompts, texts, cut)
-    proxy = context.scorer(context.load(context.config.proxy)).score(prompts, texts, cut)
+    texts, n = columns[1], len(columns[1])
+    plain = context.scorer(context.plain()).score(*columns)
+    proxy = context.scorer(context.load(context.config.proxy)).score(*columns)
     scored = [(a, b) for a, b in zip(own, plain, strict=True) if a is not None and b is not None]
     values = compatibility(proxy, plain, context.recipe.calibrate.normaliser)
     right = torch.tensor([grade.right for grade in sampled.grades[:n]]) & ~values.isnan()

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distillability.stages.ranks import is_main, rank, wait_for, wait_for_all, world_size
+
 __all__ = ["Job", "Workers", "open_workers"]
 
 
@@ -28,12 +30,14 @@ class Job:
         title: for the progress line.
         proof: the file whose existence means that the job is done; the function writes it last.
         function: a module-level function, called with `arguments`.
+        together: where a run has several processes, all of them do it, each its part.
     """
 
     title: str
     proof: Path
     function: Callable[..., Any]
     arguments: dict[str, Any]
+    together: bool = False
 
 
 @dataclass
@@ -46,6 +50,7 @@ class Workers:
     def run(self, stage: str, jobs: Sequence[Job]) -> None:
         """Run what is not done yet. The first failure ends the stage; jobs already running finish and keep their results."""
         waiting = [job for job in jobs if not job.proof.exists()]
+        wait_for_all()  # before anybody finishes one of them
         if len(waiting) < len(jobs):
             self.report(f"{stage}: {len(jobs) - len(waiting)} of {len(jobs)} already done")
         started = time.perf_counter()
@@ -55,8 +60,7 @@ class Workers:
 
     def _finished(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
         if self.pool is None:
-            for job in jobs:
-                yield job, _timed(job)
+            yield from _in_turn(jobs)
             return
         futures = {self.pool.submit(_timed, job): job for job in jobs}
         try:
@@ -67,9 +71,19 @@ class Workers:
                 future.cancel()
 
 
+def _in_turn(jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
+    """In this process; with others beside it its share, and those that all do together."""
+    for number, job in enumerate(jobs):
+        if job.together or number % world_size() == rank():
+            yield job, _timed(job)
+    wait_for(job.proof for job in jobs)
+
+
 def _timed(job: Job) -> float:
     started = time.perf_counter()
     job.function(**job.arguments)
+    if job.together and not is_main():
+        wait_for([job.proof])
     if not job.proof.exists():
         raise RuntimeError(f"{job.title} ended without writing {job.proof}")
     return time.perf_counter() - started
@@ -91,8 +105,8 @@ def _end_with_parent(parent: int) -> None:
 
 @contextmanager
 def open_workers(workers: int, report: Callable[[str], None]) -> Iterator[Workers]:
-    """Workers for the length of a run; with one, jobs run in this process."""
-    if workers == 1:
+    """Workers for the length of a run; with one, jobs run in this process, as they do where the run itself has several."""
+    if workers == 1 or world_size() > 1:
         yield Workers(None, report)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)

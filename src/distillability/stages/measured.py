@@ -14,8 +14,8 @@ from distillability.evaluation.measures import Measure, Scores
 from distillability.files import read_json
 from distillability.results import Row
 from distillability.stages.context import TaskContext
-from distillability.stages.distill import Student, students
 from distillability.stages.evaluate import student_before_file, student_file, teacher_file
+from distillability.stages.students import Student, students
 from distillability.types import Decoding
 
 __all__ = ["Measured"]

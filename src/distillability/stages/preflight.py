@@ -220,8 +220,13 @@ def _vocabulary_difference(teacher: ModelFacts, student: ModelFacts) -> str | No
 
 
 def _adapter_problems(checked: _Checked) -> Iterator[Problem]:
-    """Layers that an adapter is to change and the teacher does not have, as far as its files tell."""
-    lora, teacher = checked.recipe.calibrate.lora, checked.models["teacher"]
+    """What only an adapter can do, and layers that one is to change and the teacher does not have, as far as its files tell."""
+    calibrate, teacher = checked.recipe.calibrate, checked.models["teacher"]
+    if teacher and teacher.is_part and calibrate.teachers and calibrate.lora is None:
+        what = "its language model is part of a larger one, and the anchor's second copy would be loaded as the whole"
+        mend = f"write it by itself (distillability cut {teacher.reference} --out FOLDER) and name that folder, or set calibrate.lora"
+        yield Problem(f"{checked.where('teacher')} = {teacher.reference}", what, mend)
+    lora = calibrate.lora
     known = _layer_names(teacher.layers_folder) if lora and teacher else []
     for name in lora.target_modules if lora and known else ():
         if name not in known:

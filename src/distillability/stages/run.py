@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from rich.console import Console
 
@@ -19,6 +20,7 @@ from distillability.stages.distill import student_jobs, trace_jobs
 from distillability.stages.evaluate import evaluation_jobs
 from distillability.stages.folder import RunFolder
 from distillability.stages.jobs import Job, Workers, open_workers
+from distillability.stages.ranks import is_main, wait_for_all
 from distillability.stages.summary import summarise
 
 __all__ = ["asked", "run"]
@@ -38,19 +40,19 @@ def run(recipe: Recipe, folder: RunFolder, *, stages: Sequence[str] = STAGES, qu
     Raises:
         UserError: something the user can mend: a proxy that fails admission, a task that lacks what a source needs.
     """
-    console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, quiet=quiet or not is_main(), highlight=False, soft_wrap=True)
     started = time.perf_counter()
-    with folder.lock(), open_workers(recipe.workers, console.print) as workers:
+    with folder.lock() if is_main() else nullcontext(), open_workers(recipe.workers, console.print) as workers:
         contexts = _contexts(recipe, folder, console)
-        for stage in asked(recipe, stages):
-            if stage == "report":
-                build_report(folder.path)  # says how long the other stages took, and the same whenever it is made again
-                continue
+        for stage in (stage for stage in asked(recipe, stages) if stage != "report"):
             begun = time.perf_counter()
             _run_stage(stage, contexts, workers)
-            _add_seconds(folder, stage, time.perf_counter() - begun)
-            if stage in ("diagnose", "evaluate"):
-                summarise(contexts, folder)
+            if is_main():
+                _add_seconds(folder, stage, time.perf_counter() - begun)
+                if stage in ("diagnose", "evaluate"):
+                    summarise(contexts, folder)
+        if "report" in stages and is_main():
+            build_report(folder.path)  # says how long the other stages took, and the same whenever it is made again
         console.print(f"{recipe.name}: {', '.join(stages)} done in {time.perf_counter() - started:.0f} s")
 
 
@@ -67,13 +69,17 @@ def _run_stage(stage: str, contexts: Sequence[TaskContext], workers: Workers) ->
 
 def _contexts(recipe: Recipe, folder: RunFolder, console: Console) -> list[TaskContext]:
     """One context a task; the dtype is measured once and kept when the run is resumed, so that resuming changes nothing."""
+    if not is_main():
+        wait_for_all()  # process 0 measures
     autocast: dict[str, dict[str, str]] = dict(folder.manifest.get("autocast", {}))
     for task in recipe.tasks:
         if task.name not in autocast:
             roles = {"teacher": task.teacher, "student": task.student}
             autocast[task.name] = {role: _dtype(recipe, reference) for role, reference in roles.items()}
             console.print(f"{task.name}: " + ", ".join(f"{role} in {dtype}" for role, dtype in autocast[task.name].items()))
-    folder.record(autocast=autocast)
+    if is_main():
+        folder.record(autocast=autocast)
+        wait_for_all()
     return [TaskContext(recipe, task.name, folder.path.resolve(), autocast[task.name]) for task in recipe.tasks]
 
 

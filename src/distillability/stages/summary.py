@@ -15,7 +15,6 @@ from distillability.results import Budget, Results, Row, RunInfo, write_results
 from distillability.stages.comparisons import comparison_rows
 from distillability.stages.context import TaskContext
 from distillability.stages.diagnose import diagnosis_rows
-from distillability.stages.distill import Student
 from distillability.stages.dose import dose_rows
 from distillability.stages.evaluate import (
     samples_file,
@@ -25,6 +24,7 @@ from distillability.stages.evaluate import (
 from distillability.stages.folder import RunFolder
 from distillability.stages.layout import calibration_folder, traces_file
 from distillability.stages.measured import Measured
+from distillability.stages.students import Student
 
 __all__ = ["summarise"]
 

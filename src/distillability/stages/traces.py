@@ -80,6 +80,7 @@ def _traces(context: TaskContext, source: Source, calibration: int | None, promp
         Trace(prompt.id, prompt.text, completions.texts[row], completions.truncated[row])
         for row, prompt in enumerate(prompt for prompt in prompts for _ in range(source.draws))
     ]
+    del loaded  # two teachers at once may be more than a device holds
     if source.select is not None:
         drawn = _select(context, source, drawn)
     if source.cut == "answer_only":

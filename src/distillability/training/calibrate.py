@@ -22,10 +22,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from distillability.config.recipe import AccuracyFloor, Calibrate, Teacher
 from distillability.errors import UserError
+from distillability.files import new_folder
 from distillability.models.chat import rendered_once
 from distillability.models.fused import unsupported
 from distillability.models.load import LoadedModel, load_model
-from distillability.models.locate import locate
+from distillability.models.locate import adapted_model, locate
 from distillability.rollouts import complete_ids
 from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task
@@ -154,6 +155,8 @@ def calibration_trainer(calibration: Calibration) -> CalibrationTrainer:
     loaded, settings, prompts = calibration.loaded, calibration.settings, calibration.prompts
     length, dtype = calibration.max_completion_length, calibration.autocast_dtype
     _require_other_models(loaded, calibration.proxies)
+    if not settings.lora:
+        _as_ordinary_folder(loaded, calibration.folder / "checkpoints" / "original")
     reward = CompositeReward(
         task=calibration.task,
         settings=settings,
@@ -187,6 +190,17 @@ def calibration_trainer(calibration: Calibration) -> CalibrationTrainer:
     if calibration.teacher.reward == "compatibility":
         reward.reference = _reference_scorer(trainer, loaded, settings.reference, dtype)
     return trainer
+
+
+def _as_ordinary_folder(loaded: LoadedModel, path: Path) -> None:
+    """TRL loads the frozen reference by the policy's name, and cannot where that is an adapter's folder: write the merged model out."""
+    if adapted_model(Path(loaded.model.config._name_or_path)) is None:
+        return
+    if not path.is_dir():
+        with new_folder(path, replace=False) as folder:
+            loaded.model.save_pretrained(folder)
+            loaded.tokenizer.save_pretrained(folder)
+    loaded.model.config._name_or_path = loaded.model.name_or_path = str(path)
 
 
 def _require_other_models(loaded: LoadedModel, proxies: Sequence[LoadedModel]) -> None:

@@ -1,0 +1,55 @@
+"""`distillability cut`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distillability.cli.console import guarded, say, say_json
+from distillability.cli.execute import require_torch
+from distillability.cli.options import Debug, Json, Quiet
+
+__all__ = ["cut"]
+
+Layers = Annotated[
+    str | None,
+    typer.Option(metavar="N or I,J,…", help="How many, evenly spaced, or which ones from 0 on; all if not given.", show_default=False),
+]
+
+
+def cut(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, folder or .gguf file.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where it goes; it must not exist yet.", show_default=False)],
+    layers: Layers = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write some layers of a model as a smaller one."""
+    with guarded(debug=debug, as_json=json):
+        from distillability.errors import UserError
+
+        require_torch("cutting a model")
+        if out.exists():
+            raise UserError.single(str(out), "it exists already", "name a folder that does not")
+        wanted = None if layers is None else _parse(layers)
+        from distillability.models.cut import cut as cut_model
+
+        done = cut_model(model, out, wanted)
+        if json:
+            say_json({"folder": str(done.folder), "layers": done.layers, "of_layers": done.of_layers, "weights": done.n_weights})
+        elif not quiet:
+            say(str(done))
+
+
+def _parse(layers: str) -> int | list[int]:
+    from distillability.errors import UserError
+
+    try:
+        found = [int(part) for part in layers.split(",")]
+    except ValueError:
+        mend = "a number of layers, as 12, or their numbers, as 0,5,11"
+        raise UserError.single(f"--layers {layers}", "not whole numbers", mend) from None
+    return found if "," in layers else found[0]

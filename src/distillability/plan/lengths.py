@@ -1,0 +1,65 @@
+"""How many tokens prompts and completions are under each model's own tokenizer, as far as its files tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["BYTES_A_TOKEN", "Lengths", "prompt_tokens"]
+
+BYTES_A_TOKEN = 4.0  # where there is no tokenizer to ask
+TEMPLATE_TOKENS = 16  # where there is no chat template to render
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Mean tokens of one model: of a rendered prompt, of a completion."""
+
+    prompt: float
+    completion: float
+
+    @property
+    def whole(self) -> float:
+        return self.prompt + self.completion
+
+
+def prompt_tokens(folder: Path, texts: Sequence[str]) -> tuple[float, bool]:
+    """Mean tokens of prompts as the model of a folder renders them; and whether its own tokenizer and chat template said so."""
+    rendered = _rendered(folder, texts)
+    shown = rendered or texts
+    if not (folder / "tokenizer.json").is_file():
+        tokens = sum(len(text.encode()) for text in shown) / BYTES_A_TOKEN / len(shown)
+    else:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in shown) / len(shown)
+    counted = rendered is not None and (folder / "tokenizer.json").is_file()
+    return tokens + (0 if rendered else TEMPLATE_TOKENS), counted
+
+
+def _rendered(folder: Path, texts: Sequence[str]) -> list[str] | None:
+    """The prompts inside the chat template; None where there is none, or one that only transformers can render."""
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    source = _template(folder)
+    if source is None:
+        return None
+    try:
+        template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source)
+        tokens = {"bos_token": "", "eos_token": ""}
+        return [template.render(messages=[{"role": "user", "content": text}], add_generation_prompt=True, **tokens) for text in texts]
+    except TemplateError:
+        return None
+
+
+def _template(folder: Path) -> str | None:
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if (folder / "tokenizer_config.json").is_file():
+        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+        return found if isinstance(found, str) else None
+    return None
