@@ -136,7 +136,7 @@ def _encode(
 
 
 def _read_alone(pair: Pair, role: Role, items: Sequence[_Item]) -> Said:
-    loaded, gathered = pair.model(role), _Gathered()
+    loaded, gathered = pair.model(role), _Gathered(items)
     plain = has_plain_head(loaded.model, items[0].prompt[:8]) if items else True
     for batch in _batches(items):
         states, project, targets = _states(pair, role, batch, plain)
@@ -147,8 +147,8 @@ def _read_alone(pair: Pair, role: Role, items: Sequence[_Item]) -> Said:
 
 
 def _read_both(pair: Pair, items: dict[Role, list[_Item]]) -> tuple[dict[Role, Said], Compared]:
-    gathered = {role: _Gathered() for role in ROLES}
-    joint, tokens = _Gathered(), defaultdict[str, list[int]](list)
+    gathered = {role: _Gathered(items[role]) for role in ROLES}
+    joint, tokens = _Gathered(items["student"]), defaultdict[str, list[int]](list)
     plain = {role: has_plain_head(pair.model(role).model, items[role][0].prompt[:8]) for role in ROLES} if items["teacher"] else {}
     top_k = top_k_of(width(pair.student))
     for places in _batches([*range(len(items["teacher"]))], lambda row: max(items[role][row].length for role in ROLES)):
@@ -175,16 +175,23 @@ def _read_both(pair: Pair, items: dict[Role, list[_Item]]) -> tuple[dict[Role, S
 
 
 class _Gathered:
-    """Position-wise numbers, chunk after chunk, put in the order of the texts at the end."""
+    """Position-wise numbers of some texts, chunk after chunk, each written to its place.
 
-    def __init__(self) -> None:
-        self.numbers: dict[str, list[np.ndarray]] = defaultdict(list)
+    The arrays are there from the first chunk on: small ones kept between the large temporaries of every chunk would leave the heap in
+    pieces that no later chunk fits into, and memory would grow with the vocabulary after all.
+    """
+
+    def __init__(self, items: Sequence[_Item]) -> None:
+        self.length, self.filled = sum(len(item.completion) for item in items), 0
+        self.numbers: dict[str, np.ndarray] = {}
         self.texts: list[int] = []
         self.places: list[float] = []
 
     def add(self, numbers: dict[str, torch.Tensor]) -> None:
+        rows = slice(self.filled, self.filled + len(next(iter(numbers.values()))))
         for name, values in numbers.items():
-            self.numbers[name].append(values.double().cpu().numpy())
+            self.numbers.setdefault(name, np.empty((self.length, *values.shape[1:])))[rows] = values.cpu().numpy()
+        self.filled = rows.stop
 
     def place(self, batch: Sequence[_Item]) -> None:
         """Which positions the numbers added since the last call belong to."""
@@ -193,7 +200,7 @@ class _Gathered:
             self.places += [index / len(item.completion) for index in range(len(item.completion))]
 
     def arrays(self, names: Sequence[str]) -> dict[str, Any]:
-        found: dict[str, Any] = {name: np.concatenate(self.numbers[name]) if self.numbers[name] else np.zeros(0) for name in names}
+        found: dict[str, Any] = {name: self.numbers.get(name, np.zeros(0)) for name in names}
         return found | {"text": np.array(self.texts, dtype=np.int64), "place": np.array(self.places)}
 
     def said(self) -> Said:
@@ -205,9 +212,9 @@ def _states(
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
     """States of all completion positions of a batch, what projects them to logits, and the tokens that stand there."""
     loaded, dtype = pair.model(role), pair.autocast[role]
-    device, width, pad = loaded.device, max(item.length for item in batch), loaded.tokenizer.pad_token_id or 0
-    ids = torch.tensor([item.prompt + item.completion + [pad] * (width - item.length) for item in batch], device=device)
-    mask = torch.tensor([[1] * item.length + [0] * (width - item.length) for item in batch], device=device)
+    device, longest, pad = loaded.device, max(item.length for item in batch), loaded.tokenizer.pad_token_id or 0
+    ids = torch.tensor([item.prompt + item.completion + [pad] * (longest - item.length) for item in batch], device=device)
+    mask = torch.tensor([[1] * item.length + [0] * (longest - item.length) for item in batch], device=device)
     rows = torch.tensor([row for row, item in enumerate(batch) for _ in item.completion], device=device)
     columns = torch.tensor([len(item.prompt) + i for item in batch for i in range(len(item.completion))], device=device)
     with torch.autocast(device.type, dtype, enabled=dtype is not None):
