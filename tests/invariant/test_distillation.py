@@ -207,7 +207,9 @@ def test_recorded_signals_are_the_whole_logits(
             logits = teacher.model(input_ids=torch.tensor([example.ids])).logits[0, len(example.prompt) - 1 : -1]
         expected = logits.double().log_softmax(-1)
         assert signals.rows(index).shape == expected.shape
-        torch.testing.assert_close(signals.rows(index).double(), expected, atol=2e-3 if autocast_dtype is None else 0.3, rtol=1e-3)
+        found = signals.rows(index).double()
+        torch.testing.assert_close(found, expected, atol=2e-3 if autocast_dtype is None else 0.3, rtol=1e-3)
+        assert (found - expected).abs().mean() < (1e-3 if autocast_dtype is None else 2e-2)  # two half-precision passes differ, not by much
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

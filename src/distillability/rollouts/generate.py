@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from distillability.errors import UserError
+from distillability.models.batch import context_length
 from distillability.models.chat import completion_ids, end_of_turn_id, rendered_once
 from distillability.models.fused import is_narrow, unsupported
 from distillability.models.load import LoadedModel
@@ -140,7 +141,7 @@ def complete_ids(
 
 
 def _require_room(loaded: LoadedModel, longest: int, max_new_tokens: int) -> None:
-    context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(loaded.model)
     if context is not None and longest > context:
         raise UserError.single(
             loaded.reference,

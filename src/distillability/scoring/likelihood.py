@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distillability.errors import UserError
+from distillability.models.batch import context_length, right_padded
 from distillability.models.chat import end_of_turn_id, rendered_once, surviving_ids
 from distillability.models.head import has_plain_head, states_and_head
 from distillability.models.mode import evaluating
@@ -101,7 +102,7 @@ class Scorer:
         return encoded
 
     def _require_fit(self, encoded: Sequence[_Encoded]) -> None:
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_length(self.model)
         longest = max((item.length for item in encoded), default=0)
         if context is not None and longest > context:
             raise UserError.single(
@@ -135,16 +136,9 @@ class Scorer:
 
     def _forward(self, batch: Sequence[_Encoded]) -> torch.Tensor:
         """Σ log P of each completion, [B] float64."""
-        width, device = batch[0].length, self.model.device
-        pad = self.tokenizer.pad_token_id or 0  # hidden by the mask and, being on the right, by causality
-        ids = torch.tensor([item.prompt + item.completion + [pad] * (width - item.length) for item in batch], device=device)
-        mask = torch.tensor([[1] * item.length + [0] * (width - item.length) for item in batch], device=device)
-        rows = torch.tensor([row for row, item in enumerate(batch) for _ in item.completion], device=device)
-        columns = torch.tensor([len(item.prompt) + i for item in batch for i in range(len(item.completion))], device=device)
-        targets = ids[rows, columns]
+        device = self.model.device
+        inputs, targets = right_padded(batch, self.tokenizer, device)
         with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            states, head = states_and_head(
-                self.model, plain_head=bool(self._plain_head), input_ids=ids, attention_mask=mask, rows=rows, columns=columns - 1
-            )
+            states, head = states_and_head(self.model, plain_head=bool(self._plain_head), **inputs)
             logprobs = chosen_logprobs(states, head, targets)
-        return torch.zeros(len(batch), dtype=torch.float64, device=device).index_add_(0, rows, logprobs.double())
+        return torch.zeros(len(batch), dtype=torch.float64, device=device).index_add_(0, inputs["rows"], logprobs.double())

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from distillability.config.recipe import Diagnose
+from distillability.models.batch import context_length, right_padded
 from distillability.models.chat import end_of_turn_id, rendered_once, surviving_ids
 from distillability.models.head import has_plain_head, states_and_head
 from distillability.models.load import LoadedModel
@@ -124,7 +125,7 @@ def _encode(
     loaded: LoadedModel, prompts: Sequence[Prompt], completions: Completions, *, own: bool
 ) -> list[tuple[list[int], list[int]] | None]:
     """Prompt and completion ids of each text; None of one that this tokenizer does not give back or that exceeds the context."""
-    end, context = end_of_turn_id(loaded.tokenizer), getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    end, context = end_of_turn_id(loaded.tokenizer), context_length(loaded.model)
     found: list[tuple[list[int], list[int]] | None] = []
     rendered = rendered_once(loaded.tokenizer, [prompt.text for prompt in prompts])
     for prompt, ids, text, cut in zip(rendered, completions.ids, completions.texts, completions.truncated, strict=True):
@@ -212,16 +213,10 @@ def _states(
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
     """States of all completion positions of a batch, what projects them to logits, and the tokens that stand there."""
     loaded, dtype = pair.model(role), pair.autocast[role]
-    device, longest, pad = loaded.device, max(item.length for item in batch), loaded.tokenizer.pad_token_id or 0
-    ids = torch.tensor([item.prompt + item.completion + [pad] * (longest - item.length) for item in batch], device=device)
-    mask = torch.tensor([[1] * item.length + [0] * (longest - item.length) for item in batch], device=device)
-    rows = torch.tensor([row for row, item in enumerate(batch) for _ in item.completion], device=device)
-    columns = torch.tensor([len(item.prompt) + i for item in batch for i in range(len(item.completion))], device=device)
-    with torch.autocast(device.type, dtype, enabled=dtype is not None):
-        states, head = states_and_head(
-            loaded.model, plain_head=plain_head, input_ids=ids, attention_mask=mask, rows=rows, columns=columns - 1
-        )
-        return states, projector(head), ids[rows, columns]
+    inputs, targets = right_padded(batch, loaded.tokenizer, loaded.device)
+    with torch.autocast(loaded.device.type, dtype, enabled=dtype is not None):
+        states, head = states_and_head(loaded.model, plain_head=plain_head, **inputs)
+        return states, projector(head), targets
 
 
 def _logprobs(project: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from distillability.files import new_file
+from distillability.models.batch import right_padded
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.models.head import has_plain_head, states_and_head
 from distillability.models.load import LoadedModel
@@ -94,22 +95,9 @@ def record_signals(
     for begin in range(0, len(order), rows_at_once):
         rows = order[begin : begin + rows_at_once]
         places = torch.cat([torch.arange(int(offsets[row]), int(offsets[row + 1])) for row in rows])
-        inputs = _padded([examples[row] for row in rows], teacher)
+        inputs, _ = right_padded([examples[row] for row in rows], teacher.tokenizer, teacher.device)
         with torch.autocast(teacher.device.type, autocast_dtype, enabled=autocast_dtype is not None):
             states, head = states_and_head(teacher.model, plain_head=plain_head, **inputs)
             for part, logits in projected(states, head):
                 logprobs[places[part]] = logits.float().log_softmax(-1).half().cpu()
     return RecordedSignals(logprobs, offsets)
-
-
-def _padded(examples: Sequence[Example], teacher: LoadedModel) -> dict[str, torch.Tensor]:
-    """The examples [B, T], right-padded, and the (row, column) of every position that predicts a completion token, row after row."""
-    width, pad = max(len(example.ids) for example in examples), teacher.tokenizer.pad_token_id
-    where = [(row, len(example.prompt) - 1 + i) for row, example in enumerate(examples) for i in range(len(example.completion))]
-    columns = {
-        "input_ids": [example.ids + [pad] * (width - len(example.ids)) for example in examples],
-        "attention_mask": [[1] * len(example.ids) + [0] * (width - len(example.ids)) for example in examples],
-        "rows": [row for row, _ in where],
-        "columns": [column for _, column in where],
-    }
-    return {name: torch.tensor(values, device=teacher.device) for name, values in columns.items()}

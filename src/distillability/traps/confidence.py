@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
+from distillability.ops.statistics import auc
 from distillability.traps.base import Finding, Rule
-from distillability.traps.estimates import Estimate, Floats, bootstrapped, mean, share
+from distillability.traps.estimates import Floats, bootstrapped, mean, share
 from distillability.traps.evidence import Answers, Evidence
 
 __all__ = [
@@ -122,17 +123,9 @@ def expected_calibration_error(right: Floats, confidence: Floats) -> float:
 
 
 def area_under_curve(right: Floats, confidence: Floats) -> float | None:
-    """Mann-Whitney's U over its largest value; None where all are right or all are wrong."""
-    positive = int((right == 1).sum())
-    negative = len(right) - positive
-    if not positive or not negative:
-        return None
-    ranks = rankdata(confidence)[right == 1].sum()
-    return float((ranks - positive * (positive + 1) / 2) / (positive * negative))
-
-
-def percent_of(estimate: Estimate) -> str:
-    return "an unknown share" if estimate.value is None else f"{100 * estimate.value:.0f} %"
+    """P(a right answer's confidence exceeds a wrong one's), ties ½; None where all are right or all are wrong."""
+    positive = right == 1
+    return auc(torch.from_numpy(confidence[positive]), torch.from_numpy(confidence[~positive]))
 
 
 def _bins(confidence: Floats) -> list[NDArray[np.int64]]:
