@@ -111,15 +111,15 @@ def length_of(loaded: LoadedModel, traces: Sequence[Trace]) -> float:
 def calibrate(recipe: Recipe, file: Path, task: str, out: Path, length: float) -> Cost:
     """The recipe's distillable teacher, through the command line; whatever comes before the first step counts in full."""
     began = time.perf_counter()
-    teachers = "calibrate.teachers={distillable={knob=1.0}}"
-    command = [sys.executable, "-m", "distillability", "calibrate", str(file), "--out", str(out), f"--set={teachers}", "--set=workers=1"]
-    subprocess.run(command, check=True)
+    settings = ["calibrate.teachers={distillable={knob=1.0}}", "distill.arms=[{sources=['distillable']}]", f"only=['{task}']", "workers=1"]
+    command = [sys.executable, "-m", "distillability", "calibrate", str(file), "--out", str(out)]
+    subprocess.run([*command, *(f"--set={setting}" for setting in settings)], check=True)
     whole = time.perf_counter() - began
     folder = out / "calibrate" / task / "distillable" / "seed-0"
     trained = list(read_jsonl(folder / "metrics.jsonl"))[-1]["seconds"]
-    settings = recipe.calibrate
-    a_step = 4 * length * settings.prompts_per_step * settings.num_generations
-    before = 3 * length * settings.scale_prompts * settings.num_generations
+    asked = recipe.calibrate
+    a_step = 4 * length * asked.prompts_per_step * asked.num_generations
+    before = 3 * length * asked.scale_prompts * asked.num_generations
     return of_calibration(folder, a_step, before, max(0.0, whole - trained))
 
 
