@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from distillability.config.load import load_recipe
 from distillability.results import Results, Row, read_results
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "lab-ablation.toml"
@@ -66,12 +67,12 @@ def run(folder: Path, settings: Sequence[str]) -> None:
 
 
 def further_proxies(folder: Path, settings: Sequence[str]) -> dict[str, str]:
-    """Students of the plain teacher by name, and one that nobody trained."""
+    """Students of the plain teacher by name, and the student as it is before anybody trains it."""
     arms = f"distill.arms=[{{sources=['plain'], steps=[1.0, {EARLY}]}}]"
     run(folder, [arms, "calibrate.teachers={}", *settings])
     found = sorted(folder.glob("distill/*/plain/seqkd/q*/seed-0/model"), key=lambda path: int(path.parts[-3].split("-s")[1]))
     early, trained = found
-    return {"early": str(early), "trained": str(trained), "random": "lab:knowledge/student_elements"}
+    return {"early": str(early), "trained": str(trained), "random": load_recipe(RECIPE, settings).tasks[0].student}
 
 
 def slug(name: str) -> str:
