@@ -29,7 +29,7 @@ VARIANTS: dict[str, list[str]] = {
     "scale: z + z": ["calibrate.advantage=z_sum"],
     "clip: none": ["calibrate.clip=none"],
     "gate: none": ["calibrate.gate=none"],
-    "require: none": ["calibrate.require=none"],
+    "require: none": ["calibrate.require=none", "calibrate.force=true"],
     "floor: .75": ["calibrate.accuracy_floor.accuracy=0.75"],
     "lora: rank 16": ["calibrate.lora.r=16", "calibrate.learning_rate=2e-3"],
     "proxies: two, mean": ["tasks.0.proxies=['{trained}']"],

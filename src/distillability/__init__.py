@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from distillability.models.load import LoadedModel, load_model
     from distillability.models.locate import locate
     from distillability.results import Results, read_results
-    from distillability.stages.diagnose import diagnose
+    from distillability.stages.diagnosis import diagnose
     from distillability.stages.folder import RunFolder
     from distillability.tasks import Task, build_task
     from distillability.types import Grade
@@ -50,7 +50,7 @@ _HOMES = {
     "Task": "tasks",
     "UserError": "errors",
     "build_task": "tasks",
-    "diagnose": "stages.diagnose",
+    "diagnose": "stages.diagnosis",
     "load_model": "models.load",
     "load_recipe": "config.load",
     "locate": "models.locate",

@@ -135,7 +135,7 @@ def test_without_a_common_vocabulary_what_needs_one_is_missing_and_the_rest_is_t
     diagnosis = found(evidence(draw(1), draw(2), shared=False, reasons=told))
     needing = {*SHARES, "student_spill", "kl_drift", "second_moment", "top_k_overlap", "teacher_mass_covered", "teachable_share"}
     for finding in diagnosis:
-        assert (finding.value is None) == (finding.name in needing | {"pareto_k"}), finding.name
+        assert (finding.value is None) == (finding.name in needing | {"pareto_k", "distillability"}), finding.name
         if finding.name in needing:
             assert "different vocabularies" in finding.sentence
 

@@ -328,6 +328,10 @@ class Diagnose(_Strict):
         50, ge=0, le=50, description="Student steps before the traps are measured; 0 takes the student as it is. Distilled ones need none."
     )
     probe_traces: int = Field(480, ge=1, description="Texts of the teacher that the probe learns from.")
+    sources: list[str] = Field(
+        default_factory=list,
+        description="Further sources, named as in arms, that a forecast is made for; texts are drawn where none were bought.",
+    )
     seeds: int = Field(1, ge=0, description="Distilled students diagnosed of each source and objective, at the headline budget.")
 
 

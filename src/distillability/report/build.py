@@ -18,7 +18,7 @@ from distillability.config.sources import SWEEP
 from distillability.files import write_text
 from distillability.report import numbers
 from distillability.report.curve import curve_picture
-from distillability.report.diagnosis import Board, Subject, board, subjects
+from distillability.report.diagnosis import Board, Forecasts, Subject, board, forecasts, subjects
 from distillability.report.figures import Picture, calibration_picture, knob_picture, queries_picture, save
 from distillability.report.folder import RunContents, read_run
 from distillability.report.limits import limits
@@ -80,6 +80,7 @@ class _Section:
     calibrations: list[dict[str, Any]]
     traps: Board | None
     symptoms: Board | None
+    forecasts: Forecasts | None
     diagnosed: list[Subject]
     footnotes: dict[str, int]
     admission: dict[str, Any]
@@ -185,9 +186,10 @@ def _section(contents: RunContents, index: Index, folder: Path, place: int) -> _
         more_measures=[one for one in measures if not one["central"]][:_MOST_MEASURES],
         measures_left_out=max(0, len(measures) - _MOST_MEASURES),
         calibrations=list(_calibrations(index, task)),
-        traps=board([subject for subject in diagnosed if subject.objective is None]),
+        traps=board([subject for subject in diagnosed if subject.objective is None and not subject.is_forecast]),
+        forecasts=forecasts(diagnosed),
         symptoms=board([subject for subject in diagnosed if subject.objective is not None]),
-        diagnosed=diagnosed,
+        diagnosed=[subject for subject in diagnosed if not subject.is_forecast],
         footnotes=_footnotes(index, task),
         admission=contents.admissions.get(task, {}),
         chance=contents.results.run.chance.get(task),

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distillability.report.advice import advise
 from distillability.report.folder import read_diagnoses
 from distillability.report.naming import label, look, sort_key, swatch
 from distillability.report.numbers import number
 
-__all__ = ["Board", "Subject", "board", "diagnosis_text", "subjects"]
+__all__ = ["Board", "Forecasts", "Subject", "board", "diagnosis_text", "forecasts", "subjects"]
 
 _ORDER = {"clear": 0, "possible": 1, "unknown": 2, "none": 3}
+_FORECAST = "distillability"
 _MOST_COLUMNS = 8
 _MOST_TOLD = 3
 
@@ -63,6 +65,16 @@ class Subject:
     def finding(self, name: str) -> dict[str, Any] | None:
         return next((one for one in self.found.get("findings", []) if one["name"] == name), None)
 
+    @property
+    def forecast(self) -> dict[str, Any] | None:
+        """What students of this source are expected to reach."""
+        return self.finding(_FORECAST)
+
+    @property
+    def is_forecast(self) -> bool:
+        """Nothing but the forecast was made: a source whose texts alone were looked at."""
+        return [finding["name"] for finding in self.found.get("findings", [])] == [_FORECAST]
+
 
 @dataclass(frozen=True)
 class Board:
@@ -71,6 +83,38 @@ class Board:
     columns: list[Subject]
     lines: list[dict[str, Any]]
     left_out: int
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """What students of each source are expected to reach, the highest first, and what that advises."""
+
+    lines: list[dict[str, Any]]
+    advice: str
+
+
+def forecasts(found: Sequence[Subject]) -> Forecasts | None:
+    """Of the sources of one task; None where no forecast was made."""
+    made = [(subject, subject.forecast) for subject in found if subject.objective is None and subject.forecast]
+    if not made:
+        return None
+    lines = [
+        {"label": subject.label, "look": subject.look, "cell": _cell(finding), "score": finding["details"].get("score"), "n": finding["n"]}
+        | {"teacher": not subject.is_forecast, "expected": finding["details"].get("expected", {})}
+        for subject, finding in made
+    ]
+    known = [(subject, finding) for subject, finding in made if finding["value"] is not None]
+    best = advise(
+        {subject.label: finding["details"]["expected"] for subject, finding in known},
+        {subject.label: finding["high"] for subject, finding in known},
+        [subject.label for subject, _ in known if not subject.is_forecast],
+        label("plain"),
+    )
+    if best is None:
+        return Forecasts(lines, "No source has a forecast, so none is advised.")
+    than = "" if best.against is None else f"; students of the plain teacher's own texts, {_short(best.against)}"
+    told = f"Distil from {best.source} by {best.objective}: students are expected to reach {_short(best.expected)}{than}."
+    return Forecasts(sorted(lines, key=lambda line: -max(line["expected"].values(), default=-1.0)), told)
 
 
 def subjects(diagnoses: Sequence[dict[str, Any]], task: str) -> list[Subject]:
@@ -116,7 +160,8 @@ def diagnosis_text(folder: Path) -> str:
     found = read_diagnoses(folder)
     tasks = dict.fromkeys(str(diagnosis.get("task", "")) for diagnosis in found)
     every = [subject for task in tasks for subject in subjects(found, task)]
-    lines = [line for subject in every if subject.objective is None for line in _told(subject)]
+    lines = [line for subject in every if subject.objective is None and not subject.is_forecast for line in _told(subject)]
+    lines += [f"{task}: {made.advice}" for task in tasks if (made := forecasts(subjects(found, task)))]
     distilled = sum(subject.objective is not None for subject in every)
     return "\n".join([*lines, *([f"{distilled} distilled students are diagnosed in the report"] if distilled else [])])
 

@@ -69,6 +69,9 @@ def _template_problems(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _arm_problems(recipe: Recipe) -> Iterator[Problem]:
+    for name in recipe.diagnose.sources if recipe.diagnose else ():
+        if parse_source(name, recipe.calibrate.teachers) is None:
+            yield _unknown_source("diagnose.sources", name, source_names(recipe.calibrate.teachers))
     for index, arm in enumerate(recipe.distill.arms):
         where = f"distill.arms.{index}"
         for name in arm.sources:
@@ -266,13 +269,15 @@ def _grader_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
 def _source_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
     """Sources that this task cannot have."""
     prompt = next(iter(task.stream("query")))
-    names = dict.fromkeys(name for arm in checked.recipe.distill.arms for name in arm.sources)
-    for name in names:
+    asked = {"distill.arms": [name for arm in checked.recipe.distill.arms for name in arm.sources]}
+    if checked.recipe.diagnose is not None:
+        asked["diagnose.sources"] = checked.recipe.diagnose.sources
+    for where, name in dict.fromkeys((where, name) for where, names in asked.items() for name in names):
         source = parse_source(name, checked.recipe.calibrate.teachers)
         lacking = source and _lacking(task, source, prompt)
         if lacking:
             what = f"the task {checked.config.name} has no {lacking}"
-            yield Problem(f"distill.arms: {name}", what, "leave this source out, or run the task apart")
+            yield Problem(f"{where}: {name}", what, "leave this source out, or run the task apart")
 
 
 def _lacking(task: Task, source: Source, prompt: Any) -> str | None:

@@ -15,7 +15,7 @@ from distillability.stages.layout import student_folder
 if TYPE_CHECKING:
     from distillability.stages.context import TaskContext
 
-__all__ = ["Student", "students", "students_of"]
+__all__ = ["Student", "calibrations_of", "students", "students_of"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def students_of(recipe: Recipe, task: TaskConfig) -> list[Student]:
 
 def _of_arm(recipe: Recipe, task: TaskConfig, arm: Arm) -> Iterator[Student]:
     for name in arm.sources:
-        for calibration in _calibrations(recipe, name)[: arm.calibrations]:
+        for calibration in calibrations_of(recipe, name)[: arm.calibrations]:
             for objective in arm.objectives:
                 for queries in arm.queries:
                     for steps in arm.steps:
@@ -71,7 +71,7 @@ def _of_arm(recipe: Recipe, task: TaskConfig, arm: Arm) -> Iterator[Student]:
                             )
 
 
-def _calibrations(recipe: Recipe, source_name: str) -> list[int | None]:
+def calibrations_of(recipe: Recipe, source_name: str) -> list[int | None]:
     """The calibrations a source exists in: their numbers, or [None] for what no calibration touches."""
     source = parse_source(source_name, recipe.calibrate.teachers)
     if source is None:  # the recipe was validated

@@ -20,14 +20,14 @@ from distillability.stages.layout import signals_file, traces_file
 from distillability.training.signals import record_signals, worth_recording
 from distillability.types import Prompt, Trace
 
-__all__ = ["buy_traces", "load_traces", "usable"]
+__all__ = ["buy_traces", "draw_traces", "load_traces", "usable"]
 
 
 def buy_traces(context: TaskContext, source_name: str, calibration: int | None, queries: int, recorded: int, proof: Path) -> None:
     """Write `queries` traces of one source, graded, and record the teacher's log-probabilities of the first `recorded` of them."""
     source = context.source(source_name)
     prompts = context.task.prompts("query", queries)
-    traces = _traces(context, source, calibration, prompts)
+    traces = draw_traces(context, source, calibration, prompts)
     file = traces_file(context.run, context.task_name, source_name, calibration)
     write_jsonl(file, (_row(context, prompt, trace) for prompt, trace in zip(prompts, traces, strict=True)))
     if recorded:
@@ -40,26 +40,12 @@ def buy_traces(context: TaskContext, source_name: str, calibration: int | None, 
     write_json(proof, {"source": source_name, "calibration": calibration, "queries": len(prompts), "recorded": recorded})
 
 
-def load_traces(file: Path, queries: int) -> list[Trace]:
-    """The first `queries` traces of a file."""
-    return [
-        Trace(row["prompt_id"], row["messages"][0]["content"], row["messages"][1]["content"], row["truncated"])
-        for row in read_jsonl(file)[:queries]
-    ]
+def draw_traces(context: TaskContext, source: Source, calibration: int | None, prompts: Sequence[Prompt]) -> list[Trace]:
+    """One text of a source for every prompt.
 
-
-def usable(traces: Sequence[Trace]) -> list[Trace]:
-    """The traces a student can learn from: paid for like the others, but complete and not empty."""
-    return [trace for trace in traces if not trace.truncated and trace.text]
-
-
-def _row(context: TaskContext, prompt: Prompt, trace: Trace) -> dict[str, Any]:
-    grade = {} if trace.truncated else asdict(context.task.grade(prompt, trace.text))
-    messages = [{"role": "user", "content": trace.prompt}, {"role": "assistant", "content": trace.text}]
-    return {"prompt_id": prompt.id, "messages": messages, "truncated": trace.truncated, **grade}
-
-
-def _traces(context: TaskContext, source: Source, calibration: int | None, prompts: Sequence[Prompt]) -> list[Trace]:
+    Raises:
+        UserError: the task lacks what the source needs.
+    """
     if source.gold is not None:
         return [Trace(prompt.id, prompt.text, _gold(context, source, prompt)) for prompt in prompts]
     assert source.teacher is not None
@@ -86,6 +72,25 @@ def _traces(context: TaskContext, source: Source, calibration: int | None, promp
     if source.cut == "answer_only":
         return [_cut(context, trace) for trace in drawn]
     return drawn
+
+
+def load_traces(file: Path, queries: int) -> list[Trace]:
+    """The first `queries` traces of a file."""
+    return [
+        Trace(row["prompt_id"], row["messages"][0]["content"], row["messages"][1]["content"], row["truncated"])
+        for row in read_jsonl(file)[:queries]
+    ]
+
+
+def usable(traces: Sequence[Trace]) -> list[Trace]:
+    """The traces a student can learn from: paid for like the others, but complete and not empty."""
+    return [trace for trace in traces if not trace.truncated and trace.text]
+
+
+def _row(context: TaskContext, prompt: Prompt, trace: Trace) -> dict[str, Any]:
+    grade = {} if trace.truncated else asdict(context.task.grade(prompt, trace.text))
+    messages = [{"role": "user", "content": trace.prompt}, {"role": "assistant", "content": trace.text}]
+    return {"prompt_id": prompt.id, "messages": messages, "truncated": trace.truncated, **grade}
 
 
 def _gold(context: TaskContext, source: Source, prompt: Prompt) -> str:

@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 
 from distillability.traps.estimates import Floats
 
-__all__ = ["Answers", "Compared", "Evidence", "Integers", "Recoveries", "Role", "Said", "TracePair", "Traced", "WeightedSamples"]
+__all__ = [
+    "Answers",
+    "Compared",
+    "Evidence",
+    "Integers",
+    "Probed",
+    "Recoveries",
+    "Role",
+    "Said",
+    "TracePair",
+    "Traced",
+    "WeightedSamples",
+]
 
 Integers = NDArray[np.int64]
 Role = Literal["teacher", "student"]
@@ -160,6 +172,20 @@ class Recoveries:
 
 
 @dataclass(frozen=True)
+class Probed:
+    """How a probe answers after a few steps on texts that a student would learn from: arrays [N], one sampled answer a prompt.
+
+    who: `student`, or `proxy` where that stands in for it. steps, texts: how much it learnt from.
+    """
+
+    who: str
+    steps: int
+    texts: int
+    right: Floats
+    truncated: Floats
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All that is known of one teacher, one student and one task. What was not collected is None, or says why in `reasons`.
 
@@ -167,7 +193,8 @@ class Evidence:
         on_teacher: texts of the teacher; on_student: texts of the student.
         curve_k: the k of `Compared.curve`, the whole vocabulary last.
         top_k: the k of overlap, coverage and teachability.
-        reasons: why something is missing: `compared` (the vocabularies differ), `recoveries`, `pairs`.
+        probed: what a probe answers that learnt from the teacher's texts.
+        reasons: why something is missing: `compared` (the vocabularies differ), `recoveries`, `pairs`, `probed`.
     """
 
     on_teacher: Traced
@@ -178,6 +205,7 @@ class Evidence:
     pairs: Sequence[TracePair]
     answers: dict[Role, Answers] = field(default_factory=dict)
     recoveries: dict[Role, Recoveries] = field(default_factory=dict)
+    probed: Probed | None = None
     reasons: dict[str, str] = field(default_factory=dict)
 
     def reason(self, key: str) -> str:
