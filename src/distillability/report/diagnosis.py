@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distillability.report.advice import advise
+from distillability.report.advice import Advice, advise
 from distillability.report.folder import read_diagnoses
 from distillability.report.naming import label, look, sort_key, swatch
 from distillability.report.numbers import number
@@ -90,6 +90,7 @@ class Forecasts:
     """What students of each source are expected to reach, the highest first, and what that advises."""
 
     lines: list[dict[str, Any]]
+    best: Advice | None  # its source is a label
     advice: str
 
 
@@ -111,10 +112,10 @@ def forecasts(found: Sequence[Subject]) -> Forecasts | None:
         label("plain"),
     )
     if best is None:
-        return Forecasts(lines, "No source has a forecast, so none is advised.")
+        return Forecasts(lines, None, "No source has a forecast, so none is advised.")
     than = "" if best.against is None else f"; students of the plain teacher's own texts, {_short(best.against)}"
     told = f"Distil from {best.source} by {best.objective}: students are expected to reach {_short(best.expected)}{than}."
-    return Forecasts(sorted(lines, key=lambda line: -max(line["expected"].values(), default=-1.0)), told)
+    return Forecasts(sorted(lines, key=lambda line: -max(line["expected"].values(), default=-1.0)), best, told)
 
 
 def subjects(diagnoses: Sequence[dict[str, Any]], task: str) -> list[Subject]:

@@ -24,7 +24,7 @@ from distillability.training.distill import StudentSettings
 from distillability.traps import Diagnosis
 from distillability.traps.predictor import forecast, no_forecast
 
-__all__ = ["diagnosis_jobs", "diagnosis_rows"]
+__all__ = ["diagnosis_jobs", "diagnosis_rows", "recipes_probe", "stand_in"]
 
 
 def diagnosis_jobs(context: TaskContext) -> list[Job]:
@@ -80,22 +80,22 @@ def _diagnose_teacher(context: TaskContext, name: str, calibration: int | None, 
     """With a student that has taken the probe's few steps; its weights are thrown away."""
     settings = context.recipe.diagnose or Diagnose()
     pair = _pair(context, context.teacher(name, calibration), context.untrained_student(0), settings)
-    found = diagnose_pair(pair, distilled=False, probe=_recipes_probe(context), proxy=_stand_in(context))
+    found = diagnose_pair(pair, distilled=False, probe=recipes_probe(context), proxy=stand_in(context))
     _write(context, proof, found, source=name, calibration=calibration, objective=None, seed=None)
 
 
 def _forecast_source(context: TaskContext, name: str, calibration: int | None, proof: Path) -> None:
     """The forecast alone, from texts that were bought, or drawn for it."""
     began = time.perf_counter()
-    settings, probe = context.recipe.diagnose or Diagnose(), _recipes_probe(context)
+    settings, probe = context.recipe.diagnose or Diagnose(), recipes_probe(context)
     assert probe is not None  # else there is no such job
     file = traces_file(context.run, context.task_name, name, calibration)
     if file.exists():
         traces = load_traces(file, settings.probe_traces)
     else:
         traces = draw_traces(context, context.source(name), calibration, context.task.prompts("query", settings.probe_traces))
-    stand_in = _stand_in(context)
-    loaded, who = (context.untrained_student(0), "student") if stand_in is None else (stand_in, "proxy")
+    proxy = stand_in(context)
+    loaded, who = (context.untrained_student(0), "student") if proxy is None else (proxy, "proxy")
     prompts = context.task.prompts("validate", settings.prompts)
     probed, outcome = train_and_ask(loaded, who, traces, context.task, prompts, probe, context.student_dtype)
     finding = no_forecast(outcome["reason"]) if probed is None else forecast(probed)
@@ -104,14 +104,14 @@ def _forecast_source(context: TaskContext, name: str, calibration: int | None, p
     _write(context, proof, found, source=name, calibration=calibration, objective=None, seed=None)
 
 
-def _recipes_probe(context: TaskContext) -> StudentSettings | None:
+def recipes_probe(context: TaskContext) -> StudentSettings | None:
     """The recipe's headline student, cut off after the probe's steps; None where no probe is asked for."""
     settings = context.recipe.diagnose or Diagnose()
     headline = Student("plain", None, "seqkd", 0.0, context.config.queries, context.config.steps, 0)
     return replace(student_settings(context, headline), steps=settings.probe_steps) if settings.probe_steps else None
 
 
-def _stand_in(context: TaskContext) -> LoadedModel | None:
+def stand_in(context: TaskContext) -> LoadedModel | None:
     """The proxy where students start from random weights: fifty steps teach those no language."""
     return context.load(context.config.proxy) if context.recipe.distill.student_init == "random" else None
 
