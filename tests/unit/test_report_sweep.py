@@ -10,6 +10,7 @@ from _synthetic_run import full_rows, write_run
 from _synthetic_sweep import KNOBS, source, sweep_rows, write_sweep
 from matplotlib.axes import Axes
 
+from distillability.files import write_json
 from distillability.report import build_report, headline_text
 from distillability.report.build import _MEASURES
 from distillability.report.curve import curve_picture
@@ -243,3 +244,46 @@ def test_the_curve_is_told_in_words() -> None:
     drawn = curve_picture(index(), "maths", None)
     assert drawn is not None
     assert "seqkd, sampled: " in drawn[1] and " at -1, " in drawn[1] and "students of the plain teacher" in drawn[1]
+
+
+# Diagnoses of a sweep
+
+
+def diagnosis(knob: float, objective: str | None, value: float | None) -> dict[str, Any]:
+    """As a file of the diagnose stage, with two measures."""
+    name = "wrong_trace_preference" if objective else "distillability"
+    bounds = (None, None) if value is None else (value - 0.05, value + 0.05)
+    finding = {"trap": "t", "name": name, "title": "a title", "threshold": 0.5, "side": "below", "source": "own", "remedy": "r", "n": 200}
+    finding |= {"value": value, "low": bounds[0], "high": bounds[1], "method": "m", "reason": None if value is not None else "why <not>"}
+    finding |= {"severity": "unknown" if value is None else "none", "sentence": "s", "n_skipped": 0}
+    finding |= {"details": {} if value is None else {"score": value, "expected": {"seqkd": value, "jsd": value / 2}}}
+    other = finding | {"name": "log_ratio", "threshold": 0.25}
+    named = {
+        "task": "maths",
+        "source": source(knob),
+        "knob": knob,
+        "calibration": 0,
+        "objective": objective,
+        "seed": 0 if objective else None,
+    }
+    return named | {"student": "s", "findings": [finding, other], "cost": {"seconds": 1.0, "forwards": {}}, "probe": None}
+
+
+def test_traps_and_symptoms_stand_against_the_knob(tmp_path: Path) -> None:
+    made = write_sweep(tmp_path)
+    for knob in KNOBS:
+        for objective, file in ((None, "before.json"), ("seqkd", "seqkd/seed-0.json")):
+            write_json(made / "diagnose/maths" / source(knob) / file, diagnosis(knob, objective, None if knob == 0 else 0.5 + knob / 4))
+    page = build_report(made).read_text(encoding="utf-8")
+    assert "Traps and symptoms against the knob" in page and (made / "figures/trap-curve.png").is_file()
+    assert "What students can be expected to reach" in page and "why &lt;not&gt;" in page
+    told = (made / "report.md").read_text(encoding="utf-8")
+    assert "Distil from knob\\_1 by seqkd: students are expected to reach 0.750." in told
+
+
+def test_few_values_of_the_knob_make_no_curve(tmp_path: Path) -> None:
+    made = write_sweep(tmp_path)
+    for knob in KNOBS[:3]:
+        write_json(made / "diagnose/maths" / source(knob) / "before.json", diagnosis(knob, None, 0.5))
+    build_report(made)
+    assert not (made / "figures/trap-curve.png").exists()

@@ -26,7 +26,7 @@ from distillability.report.naming import kind_of, label, sort_key, swatch
 from distillability.report.rows import Index, arm_of, budget_of
 from distillability.report.sweep import curve_arms, dose_table, sweep_verdicts
 from distillability.report.tables import headline_table
-from distillability.report.trap_figures import symptoms_picture, traps_picture
+from distillability.report.trap_figures import symptoms_picture, trap_curve_picture, traps_picture
 from distillability.report.verdicts import verdicts
 from distillability.results import Row
 
@@ -225,6 +225,7 @@ def _pictures(contents: RunContents, index: Index, folder: Path, task: str, plac
         "queries": queries_picture(index, task),
         "calibration": calibration_picture(index, task, contents.curves, settings.get("anchor_budget")),
         "traps": traps_picture(subjects(contents.diagnoses, task)),
+        "trap-curve": trap_curve_picture(subjects(contents.diagnoses, task)),
         "symptoms": symptoms_picture(subjects(contents.diagnoses, task)),
     }
     suffix = f"-{place + 1}" if len(index.tasks) > 1 else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ from distillability.report.numbers import knob_text, number, visible
 from distillability.report.rows import Arm, Cell, Index
 from distillability.report.sweep import curve_arms
 
-__all__ = ["curve_picture"]
+__all__ = ["curve_picture", "knob_axis"]
 
 # Not the colours of sources, nor of modes: an objective is another thing.
 _OBJECTIVE_COLOURS = ("#00616b", "#b0206b", "#7a6a00", "#3f51b5", "#5d4037", "#6f7f00")
@@ -61,9 +61,13 @@ def curve_picture(index: Index, task: str, anchor_budget: float | None) -> tuple
         width = 6 // len(below)
         axes = figure.add_subplot(grid[1, place * width : (place + 1) * width])
         draw(axes)
-        _knob_axis(axes, index, task, narrow=len(below) > 2)
+        knob_axis(axes, _knobs(index, task), narrow=len(below) > 2)
     figure.legend(handles=list(_legend(index, task, colours, missing)), loc="outside upper left", ncols=6, frameon=False, fontsize=8)
     return figure, _words(index, task, arms, decodings)
+
+
+def _knobs(index: Index, task: str) -> list[float]:
+    return [index.knob(task, source) or 0.0 for source in index.knobs_of(task)]
 
 
 def _students(index: Index, task: str, arm: Arm, decoding: str) -> list[Point]:
@@ -87,9 +91,9 @@ def _teachers(index: Index, task: str, metric: str, decoding: str | None) -> lis
 # The axis of all panels
 
 
-def _knob_axis(axes: Axes, index: Index, task: str, *, narrow: bool) -> None:
+def knob_axis(axes: Axes, values: Iterable[float], *, narrow: bool) -> None:
     """Logarithmic in both directions, and straight between the two smallest values that are not 0."""
-    knobs = sorted({index.knob(task, source) or 0.0 for source in index.knobs_of(task)})
+    knobs = sorted(set(values))
     smallest = min((abs(knob) for knob in knobs if knob), default=1.0)
     axes.set_xscale("symlog", linthresh=smallest, linscale=0.5)
     scale = axes.xaxis.get_transform()
@@ -164,7 +168,7 @@ def _student_panel(axes: Axes, index: Index, task: str, colours: dict[Arm, str],
         absent = [knob for knob, cell in shown if cell.value is None]
         axes.plot(absent, [0.0] * len(absent), marker="x", color=_GREY, linewidth=0, markersize=6)
         missing |= bool(absent)
-    _knob_axis(axes, index, task, narrow=False)
+    knob_axis(axes, _knobs(index, task), narrow=False)
     return missing
 
 

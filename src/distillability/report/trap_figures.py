@@ -10,14 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from distillability.report.curve import knob_axis
 from distillability.report.diagnosis import Subject
 from distillability.report.figures import styled
 from distillability.report.naming import look
 from distillability.report.numbers import visible
 
-__all__ = ["symptoms_picture", "traps_picture"]
+__all__ = ["symptoms_picture", "trap_curve_picture", "traps_picture"]
 
 _MOST_CURVES = 5
+_LEAST_KNOBS = 4
+# Measures against the knob, a panel each: of a student at its beginning, and of the students distilled from the same teacher.
+_AWAITING = ("distillability", "log_ratio", "kl_drift", "wrong_trace_preference")
+_SHOWN = ("confidence_when_wrong", "lost_recovery", "misplaced_tokens", "wrong_trace_preference")
 _TRAILING = (0, (4, 2))  # dashes: along the student's texts
 
 Bounds = tuple[float | None, float | None, float | None]  # value, low, high
@@ -114,6 +119,54 @@ def _preference_panel(axes: Axes, shown: Sequence[Subject]) -> None:
     _bars(axes, sources, values, marks)
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("share of pairs")
+
+
+# Against the knob
+
+
+@styled
+def trap_curve_picture(found: Sequence[Subject]) -> tuple[Figure, str] | None:
+    """Traps and symptoms against the knob, with intervals; None where fewer than four values of it were diagnosed."""
+    along = [subject for subject in found if subject.found.get("knob") is not None and not subject.found.get("calibration")]
+    objective = next((subject.objective for subject in along if subject.objective), None)
+    rows = [
+        ([subject for subject in along if subject.objective is None], _AWAITING),
+        ([subject for subject in along if subject.objective == objective and objective is not None], _SHOWN),
+    ]
+    rows = [(members, measures) for members, measures in rows if len({subject.found["knob"] for subject in members}) >= _LEAST_KNOBS]
+    if not rows:
+        return None
+    figure = Figure(figsize=(10.5, 2.6 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), len(_AWAITING), squeeze=False)
+    for line, (members, measures) in zip(panels, rows, strict=True):
+        line[0].set_ylabel("before distillation" if members[0].objective is None else f"students, {visible(str(objective), 20)}")
+        for axes, name in zip(line, measures, strict=True):
+            _measure_panel(axes, members, name)
+    told = "; ".join(
+        ", ".join(measures) + (" of students" if place else " before distillation") for place, (_, measures) in enumerate(rows)
+    )
+    return figure, f"Against the knob: {told}."
+
+
+def _measure_panel(axes: Axes, members: Sequence[Subject], name: str) -> None:
+    """One measure, a dot a teacher or student; the threshold dashed, what is missing a hollow mark at the bottom."""
+    axes.set_title(name.replace("_", " "))
+    measured = [(subject, finding) for subject in members if (finding := subject.finding(name)) is not None]
+    for subject, finding in measured:
+        knob = subject.found["knob"]
+        if finding["value"] is None:
+            axes.plot(knob, 0.03, marker="x", color="#888888", transform=axes.get_xaxis_transform())
+            continue
+        if finding["low"] is not None and finding["high"] is not None:
+            axes.plot([knob, knob], [finding["low"], finding["high"]], color=subject.colour, linewidth=1.2, alpha=0.7)
+        axes.plot(knob, finding["value"], marker="o", markersize=5, color=subject.colour)
+    threshold = next((finding["threshold"] for _, finding in measured), None)
+    if threshold is not None:
+        axes.axhline(threshold, color="#999999", linewidth=1, linestyle=_TRAILING)
+    if not measured:
+        _nothing(axes)
+    knob_axis(axes, [subject.found["knob"] for subject in members], narrow=True)
+    axes.grid(axis="y")
 
 
 # After distillation
