@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,14 @@ from distillability.traps import SYMPTOMS, TRAPS, Diagnosis, find
 from distillability.traps.base import Rule
 from distillability.traps.confidence import area_under_curve, expected_calibration_error
 from distillability.traps.estimates import Estimate, mean, ratio_of_sums
-from distillability.traps.evidence import Answers, Compared, Evidence, Recoveries, Said, Traced, TracePair, WeightedSamples
+from distillability.traps.evidence import Answers, Compared, Evidence, HeadGradients, Recoveries, Said, Traced, TracePair, WeightedSamples
 from distillability.traps.gap import preference
-from distillability.traps.off_policy import log_effective_share, tail_index
-from distillability.traps.signals import compare_positions, curve_ks, describe_positions
+from distillability.traps.off_policy import cosine_of_groups, log_effective_share, tail_index
+from distillability.traps.signals import GROUPS, HeadGradient, compare_positions, curve_ks, describe_positions
 from distillability.traps.tail_noise import token_class
 
-VOCABULARY, TOP_K, TEXTS, LENGTH = 40, 4, 30, 12
-SHARES = ("tail_share", "noise_share", "reverse_tail_share", "gradient_tail", "filler_excess")
+VOCABULARY, TOP_K, TEXTS, LENGTH, WIDTH = 40, 4, 32, 12, 6
+SHARES = ("tail_share", "noise_share", "reverse_tail_share", "gradient_tail", "hidden_gradient_tail", "filler_excess")
 
 
 def draw(seed: int, n: int = TEXTS * LENGTH) -> torch.Tensor:
@@ -55,7 +56,23 @@ def traced(teacher: torch.Tensor, student: torch.Tensor, seed: int, shared: bool
     )
     texts = ["x" * LENGTH] * TEXTS
     never, always = [False] * TEXTS, [True] * TEXTS
-    return Traced(texts, always, never, said(log_p, targets), said(log_q, targets), compared if shared else None)
+    told = said(log_p, targets), said(log_q, targets)
+    return Traced(texts, always, never, *told, compared if shared else None, gradients=gradients(log_p, log_q) if shared else None)
+
+
+def head() -> tuple[torch.Tensor, torch.Tensor]:
+    """An output head [V, D] and hidden states [N, D]."""
+    random = torch.Generator().manual_seed(8)
+    shapes = (VOCABULARY, WIDTH), (TEXTS * LENGTH, WIDTH)
+    weight, states = (torch.randn(*shape, generator=random, dtype=torch.float64) for shape in shapes)
+    return weight, states + 1
+
+
+def gradients(log_p: torch.Tensor, log_q: torch.Tensor) -> HeadGradients:
+    weight, states = head()
+    collected = HeadGradient(weight)
+    numbers = collected.add(teacher_logprobs=log_p, student_logprobs=log_q, states=states, texts=torch.tensor(where()["text"]))
+    return HeadGradients(collected.groups.numpy(), **{name: values.numpy() for name, values in numbers.items()})
 
 
 def evidence(teacher: torch.Tensor, student: torch.Tensor, **other: Any) -> Evidence:
@@ -128,12 +145,105 @@ def test_where_teacher_and_student_agree_shares_are_missing_and_the_rest_is_noth
     ):
         assert diagnosis[name].value == pytest.approx(0, abs=1e-9), name
     assert diagnosis["top_k_overlap"].value == 1
+    assert diagnosis["gradient_cosine"].value is None and "noise" in (diagnosis["gradient_cosine"].estimate.reason or "")
+
+
+def test_gradients_of_the_head_equal_the_naive_reference() -> None:
+    (weight, states), (log_p, log_q) = head(), (draw(1).log_softmax(-1), draw(2).log_softmax(-1))
+    found = gradients(log_p, log_q)
+    expected = np.zeros((GROUPS, VOCABULARY, WIDTH))
+    for row, text in enumerate(where()["text"].tolist()):
+        p, q = ([math.exp(value) for value in logits[row].tolist()] for logits in (log_p, log_q))
+        head_tokens: list[int] = []
+        for token in sorted(range(VOCABULARY), key=lambda token: -p[token]):
+            if sum(p[one] for one in head_tokens) >= 0.99:
+                break
+            head_tokens.append(token)
+        slope = [b - a for a, b in zip(p, q, strict=True)]
+        for token in range(VOCABULARY):
+            expected[text % GROUPS, token] += slope[token] * states[row].numpy()
+        if row % 50 == 0:
+            whole = [sum(slope[t] * float(weight[t, d]) for t in range(VOCABULARY)) ** 2 for d in range(WIDTH)]
+            tail = [sum(slope[t] * float(weight[t, d]) for t in range(VOCABULARY) if t not in head_tokens) ** 2 for d in range(WIDTH)]
+            assert found.hidden_l2[row] == pytest.approx(sum(whole)) and found.tail_hidden_l2[row] == pytest.approx(sum(tail))
+    assert found.groups == pytest.approx(expected)
+
+
+def test_chunks_of_positions_add_up_to_the_same_gradient() -> None:
+    (weight, states), (log_p, log_q) = head(), (draw(1).log_softmax(-1), draw(2).log_softmax(-1))
+    collected, texts = HeadGradient(weight), torch.tensor(where()["text"])
+    for rows in torch.arange(len(texts)).split(7):
+        collected.add(teacher_logprobs=log_p[rows], student_logprobs=log_q[rows], states=states[rows], texts=texts[rows])
+    assert collected.groups.numpy() == pytest.approx(gradients(log_p, log_q).groups)
+
+
+def test_a_large_vocabulary_is_folded_and_keeps_its_cosines() -> None:
+    random = torch.Generator().manual_seed(0)
+    states = torch.randn(64, 3, generator=random, dtype=torch.float64)
+    log_p, log_q, other = (torch.randn(64, 5000, generator=random, dtype=torch.float64).mul(3).log_softmax(-1) for _ in range(3))
+    texts = torch.arange(64)
+
+    def sums(student: torch.Tensor, vocabulary: int) -> np.ndarray:
+        collected = HeadGradient(torch.zeros(vocabulary, 3, dtype=torch.float64))
+        if vocabulary <= 1024:  # the naive one
+            return torch.stack([(student.exp() - log_p.exp())[g::GROUPS].T @ states[g::GROUPS] for g in range(GROUPS)]).numpy()
+        collected.add(teacher_logprobs=log_p, student_logprobs=student, states=states, texts=texts)
+        assert collected.groups.shape == (GROUPS, 1024, 3)
+        return collected.groups.numpy()
+
+    def cosine(first: np.ndarray, second: np.ndarray) -> float:
+        a, b = first.sum(0).ravel(), second.sum(0).ravel()
+        return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+    exact = cosine(sums(log_q, 0), sums(other, 0))
+    assert 0.2 < exact < 0.8 and cosine(sums(log_q, 5000), sums(other, 5000)) == pytest.approx(exact, abs=0.1)
+
+
+def test_the_cosine_of_two_noisy_gradients_is_that_of_their_directions() -> None:
+    rng = np.random.default_rng(0)
+    one, two = np.zeros(500), np.zeros(500)
+    one[0], two[:2] = 1.0, (math.cos(1.0), math.sin(1.0))
+    noisy = [np.stack([direction + 0.05 * rng.standard_normal(500) for _ in range(GROUPS)]) for direction in (one, two)]
+    plain = float(noisy[0].sum(0) @ noisy[1].sum(0) / np.linalg.norm(noisy[0].sum(0)) / np.linalg.norm(noisy[1].sum(0)))
+    found = cosine_of_groups(*noisy)
+    assert found.value == pytest.approx(math.cos(1.0), abs=0.03) and found.value > plain + 0.03
+    assert found.low is not None and found.high is not None and found.low < math.cos(1.0) < found.high
+    assert cosine_of_groups(noisy[0], 2 * noisy[0]).value == pytest.approx(1)
+    assert cosine_of_groups(noisy[0], -noisy[0]).value == pytest.approx(-1)
+    nothing = cosine_of_groups(noisy[0], np.zeros_like(noisy[0]))
+    assert nothing.value is None and "noise" in str(nothing.reason)
+
+
+def test_other_prefixes_turn_the_gradient_and_the_same_do_not() -> None:
+    """The student is wrong in the same way everywhere, or in another way along its own texts."""
+    wrong, otherwise = draw(1) + draw(7, 1), draw(1) + draw(9, 1)
+    same = found(evidence(draw(1), wrong))
+    turned = found(evidence(draw(1), wrong, on_student=traced(draw(1), otherwise, seed=6)))
+    assert same["gradient_cosine"].value == pytest.approx(1) and same["gradient_cosine"].severity == "none"
+    assert turned["gradient_cosine"].value is not None and turned["gradient_cosine"].value < 0.8
+
+
+def test_a_head_that_cannot_be_applied_leaves_its_gradients_missing() -> None:
+    along = replace(traced(draw(1), draw(2), seed=5), gradients=None)
+    diagnosis = found(evidence(draw(1), draw(2), on_teacher=along, reasons={"gradients": "no plain head"}))
+    for name in ("hidden_gradient_tail", "gradient_cosine"):
+        assert diagnosis[name].value is None and diagnosis[name].estimate.reason == "no plain head"
+    assert diagnosis["gradient_tail"].value is not None
 
 
 def test_without_a_common_vocabulary_what_needs_one_is_missing_and_the_rest_is_there() -> None:
     told = {"compared": "teacher and student have different vocabularies"}
     diagnosis = found(evidence(draw(1), draw(2), shared=False, reasons=told))
-    needing = {*SHARES, "student_spill", "kl_drift", "second_moment", "top_k_overlap", "teacher_mass_covered", "teachable_share"}
+    needing = {
+        *SHARES,
+        "gradient_cosine",
+        "student_spill",
+        "kl_drift",
+        "second_moment",
+        "top_k_overlap",
+        "teacher_mass_covered",
+        "teachable_share",
+    }
     for finding in diagnosis:
         assert (finding.value is None) == (finding.name in needing | {"pareto_k", "distillability"}), finding.name
         if finding.name in needing:

@@ -54,7 +54,8 @@ def read_all(pair: Pair, drawn: Drawn) -> Evidence:
         top_k_of(width(pair.student)),
         _weights(pair, drawn.many),
         _trace_pairs(pair, drawn),
-        reasons={} if difference is None else {"compared": f"teacher and student have different vocabularies: {difference}"},
+        reasons=({} if difference is None else {"compared": f"teacher and student have different vocabularies: {difference}"})
+        | {"gradients": "the student's output head cannot be applied by itself"},
     )
 
 

@@ -23,8 +23,8 @@ from distillability.ops.logprobs import widen
 from distillability.ops.projection import projector
 from distillability.rollouts import Completions
 from distillability.tasks import Task
-from distillability.traps.evidence import Compared, Role, Said, Traced
-from distillability.traps.signals import compare_positions, describe_positions, top_k_of
+from distillability.traps.evidence import Compared, HeadGradients, Role, Said, Traced
+from distillability.traps.signals import HeadGradient, compare_positions, describe_positions, top_k_of
 from distillability.types import Prompt
 
 __all__ = ["ROLES", "Pair", "read_own", "trace", "vocabulary_difference", "width"]
@@ -95,9 +95,9 @@ def trace(pair: Pair, writer: Role, prompts: Sequence[Prompt], completions: Comp
         for place, role in enumerate(ROLES)
     }
     pair.forwards.update({role: len(kept) for role in ROLES})
-    compared = None
+    compared, gradients = None, None
     if shared:
-        said, compared = _read_both(pair, items)
+        said, compared, gradients = _read_both(pair, items)
     else:
         said = {role: _read_alone(pair, role, items[role]) for role in ROLES}
     grades = [pair.task.grade_completion(prompts[row], completions.texts[row], completions.truncated[row]) for row in kept]
@@ -109,6 +109,7 @@ def trace(pair: Pair, writer: Role, prompts: Sequence[Prompt], completions: Comp
         student=said["student"],
         compared=compared,
         n_skipped=len(prompts) - len(kept),
+        gradients=gradients,
     )
 
 
@@ -147,15 +148,18 @@ def _read_alone(pair: Pair, role: Role, items: Sequence[_Item]) -> Said:
     return gathered.said()
 
 
-def _read_both(pair: Pair, items: dict[Role, list[_Item]]) -> tuple[dict[Role, Said], Compared]:
+def _read_both(pair: Pair, items: dict[Role, list[_Item]]) -> tuple[dict[Role, Said], Compared, HeadGradients | None]:
     gathered = {role: _Gathered(items[role]) for role in ROLES}
     joint, tokens = _Gathered(items["student"]), defaultdict[str, list[int]](list)
     plain = {role: has_plain_head(pair.model(role).model, items[role][0].prompt[:8]) for role in ROLES} if items["teacher"] else {}
     top_k = top_k_of(width(pair.student))
+    gradient = HeadGradient(pair.student.model.get_output_embeddings().weight) if plain.get("student") else None
+    slopes = _Gathered(items["student"])
     for places in _batches([*range(len(items["teacher"]))], lambda row: max(items[role][row].length for role in ROLES)):
         batch = {role: [items[role][row] for row in places] for role in ROLES}
         read = {role: _states(pair, role, batch[role], plain[role]) for role in ROLES}
         targets = read["student"][2]
+        texts = torch.tensor([item.text for item in batch["student"] for _ in item.completion])
         for rows in _chunks(len(targets), width(pair.student)):
             logprobs = {role: _logprobs(read[role][1], read[role][0][rows]).to(targets.device) for role in ROLES}
             for role in ROLES:
@@ -164,6 +168,9 @@ def _read_both(pair: Pair, items: dict[Role, list[_Item]]) -> tuple[dict[Role, S
                 teacher_logprobs=logprobs["teacher"], student_logprobs=logprobs["student"], targets=targets[rows], top_k=top_k
             )
             joint.add(numbers)
+            if gradient is not None:
+                both = {f"{role}_logprobs": logprobs[role] for role in ROLES}
+                slopes.add(gradient.add(**both, states=read["student"][0][rows], texts=texts[rows].to(targets.device)))
             tokens["token"] += targets[rows].tolist()
             tokens["teacher_choice"] += teacher_choice.tolist()
             tokens["student_choice"] += student_choice.tolist()
@@ -172,7 +179,9 @@ def _read_both(pair: Pair, items: dict[Role, list[_Item]]) -> tuple[dict[Role, S
         joint.place(batch["student"])
     spelled = _spell(pair.student, {token for ids in tokens.values() for token in ids})
     words: dict[str, Any] = {name: [spelled[token] for token in ids] for name, ids in tokens.items()}
-    return {role: gathered[role].said() for role in ROLES}, Compared(**joint.arrays(Compared.numbers()), **words)
+    compared = Compared(**joint.arrays(Compared.numbers()), **words)
+    collected = None if gradient is None else HeadGradients(gradient.groups.cpu().numpy(), **slopes.numbers)
+    return {role: gathered[role].said() for role in ROLES}, compared, collected
 
 
 class _Gathered:

@@ -18,6 +18,7 @@ __all__ = [
     "Answers",
     "Compared",
     "Evidence",
+    "HeadGradients",
     "Integers",
     "Probed",
     "Recoveries",
@@ -102,10 +103,26 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class HeadGradients:
+    """The gradient of KL(p‖q) where it leaves the student's logits, g = q − p at a position with hidden state h and output head W [V, D].
+
+    Attributes:
+        groups: [G, …], Σ g ⊗ h over the positions of each group of texts: the gradient of W, of a large vocabulary a sketch that keeps
+            inner products (traps.signals.HeadGradient).
+        hidden_l2, tail_hidden_l2: [N], ‖Wᵀg‖² of a position, what reaches h; and of the part of g outside the teacher's head.
+    """
+
+    groups: Floats
+    hidden_l2: Floats
+    tail_hidden_l2: Floats
+
+
+@dataclass(frozen=True)
 class Traced:
     """Texts of one writer, one a prompt, and what both models say along them.
 
-    compared is None where the vocabularies differ. n_skipped: texts that a tokenizer does not give back, or too long for a model.
+    compared is None where the vocabularies differ, gradients there and where the student's output head cannot be applied by itself.
+    n_skipped: texts that a tokenizer does not give back, or too long for a model.
     """
 
     texts: Sequence[str]
@@ -115,6 +132,7 @@ class Traced:
     student: Said
     compared: Compared | None
     n_skipped: int = 0
+    gradients: HeadGradients | None = None
 
     def said(self, role: Role) -> Said:
         return self.teacher if role == "teacher" else self.student

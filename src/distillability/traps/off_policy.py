@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import logsumexp, stdtrit
 
 from distillability.traps.base import Finding, Rule
 from distillability.traps.estimates import Estimate, Floats, mean, missing
@@ -17,9 +17,11 @@ from distillability.traps.positions import early_and_late, over_positions, profi
 
 __all__ = [
     "MEASURES",
+    "cosine_of_groups",
     "drift",
     "drift_slope",
     "effective_samples",
+    "gradient_cosine",
     "kl_drift",
     "log_effective_share",
     "pareto_k",
@@ -106,6 +108,33 @@ def kl_drift(evidence: Evidence) -> Finding:
     )
 
 
+_COSINE = Rule(
+    _TRAP,
+    "gradient_cosine",
+    "cosine of the gradients along teacher and student texts",
+    0.5,
+    "below",
+    "own: less than half of a step along the teacher's texts goes where a step along the student's own would",
+    _ON_POLICY,
+)
+
+
+def gradient_cosine(evidence: Evidence) -> Finding:
+    """Cosine between the gradients of KL(p‖q) of the student's output head along the teacher's and along the student's texts.
+
+    Inner products are means over pairs of different groups of texts, so that noise, which shrinks a plain cosine, cancels; the interval
+    is a jackknife over groups. Missing where a gradient cannot be told from its noise.
+    """
+    sides = [traced.gradients for traced in (evidence.on_teacher, evidence.on_student)]
+    known = [side.groups.reshape(len(side.groups), -1) for side in sides if side is not None]
+    if len(known) < len(sides):
+        return _COSINE.missing(evidence.reason("compared" if evidence.on_teacher.compared is None else "gradients"))
+    return _COSINE.found(
+        cosine_of_groups(*known),
+        lambda value: f"A step along the teacher's texts and one along the student's own point the same way to {value:.2f} of 1.",
+    )
+
+
 _SECOND_MOMENT = Rule(
     _TRAP,
     "second_moment",
@@ -162,7 +191,39 @@ def pareto_k(evidence: Evidence) -> Finding:
     return _PARETO.found(estimate, lambda value: f"The tail of the sequence weights has k̂ = {value:.2f}; above 1 it has no mean.")
 
 
-MEASURES: tuple[Callable[[Evidence], Finding], ...] = (drift, drift_slope, kl_drift, second_moment, effective_samples, pareto_k)
+MEASURES: tuple[Callable[[Evidence], Finding], ...] = (
+    drift,
+    drift_slope,
+    kl_drift,
+    gradient_cosine,
+    second_moment,
+    effective_samples,
+    pareto_k,
+)
+
+
+def cosine_of_groups(first: Floats, second: Floats) -> Estimate:
+    """Cosine between the directions of two gradients, each given as the sums of independent groups [G, M]; pairs of one group take no part.
+
+    Groups are matched: group number i of both rests on the same prompts. Missing where a squared norm, estimated without its noise, is not
+    above 0 for all groups and for all but any one.
+    """
+    groups = len(first)
+    products = {"aa": first @ first.T, "bb": second @ second.T, "ab": first @ second.T}
+
+    def without(left_out: int | None) -> float | None:
+        kept = [group for group in range(groups) if group != left_out]
+        between = ~np.eye(len(kept), dtype=bool)
+        aa, bb, ab = (float(products[key][np.ix_(kept, kept)][between].mean()) for key in ("aa", "bb", "ab"))
+        return ab / float(np.sqrt(aa * bb)) if aa > 0 and bb > 0 else None
+
+    value, others = without(None), [without(group) for group in range(groups)]
+    if value is None or None in others:
+        return missing("the gradient is no larger than its noise", groups)
+    spread = np.array(others, dtype=np.float64)
+    error = float(np.sqrt((groups - 1) / groups * np.sum((spread - spread.mean()) ** 2)))
+    reach = float(stdtrit(groups - 1, 0.975)) * error
+    return Estimate(value, value - reach, value + reach, "jackknife over groups of texts", groups)
 
 
 def log_effective_share(log_weights: Floats) -> float:

@@ -16,7 +16,17 @@ from distillability.traps.base import Finding, Rule
 from distillability.traps.evidence import Compared, Evidence
 from distillability.traps.positions import over_positions, share_of
 
-__all__ = ["MEASURES", "filler_share", "gradient_tail", "noise_share", "reverse_tail_share", "student_spill", "tail_share", "token_class"]
+__all__ = [
+    "MEASURES",
+    "filler_share",
+    "gradient_tail",
+    "hidden_gradient_tail",
+    "noise_share",
+    "reverse_tail_share",
+    "student_spill",
+    "tail_share",
+    "token_class",
+]
 
 _TRAP = "tail noise"
 _WORST = 12  # positions shown in context
@@ -158,6 +168,28 @@ def gradient_tail(evidence: Evidence) -> Finding:
     )
 
 
+_HIDDEN = Rule(
+    _TRAP,
+    "hidden_gradient_tail",
+    "share of the square of the gradient of hidden states from outside the teacher's head",
+    None,
+    "above",
+    "shown only, beside the share in logit space",
+    _GRADIENT.remedy,
+)
+
+
+def hidden_gradient_tail(evidence: Evidence) -> Finding:
+    """Σ ‖Wᵀ g_tail‖² / Σ ‖Wᵀ g‖² of the gradient g = q − p of KL(p‖q), W the student's output head; above 1 where head and tail cancel."""
+    gradients = evidence.on_teacher.gradients
+    if evidence.on_teacher.compared is None or gradients is None:
+        return _HIDDEN.missing(evidence.reason("compared" if evidence.on_teacher.compared is None else "gradients"))
+    estimate = share_of(evidence, evidence.on_teacher, lambda _: gradients.tail_hidden_l2, lambda _: gradients.hidden_l2)
+    return _HIDDEN.found(
+        estimate, lambda value: f"Of what reaches the student's hidden states, squared, {value:.0%} comes from outside the teacher's head."
+    )
+
+
 _FILLER = Rule(
     _TRAP,
     "filler_excess",
@@ -191,6 +223,7 @@ MEASURES: tuple[Callable[[Evidence], Finding], ...] = (
     tail_share,
     reverse_tail_share,
     gradient_tail,
+    hidden_gradient_tail,
     filler_share,
 )
 
