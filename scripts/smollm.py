@@ -81,13 +81,16 @@ class Plan:
     """How much of everything; the defaults are those of recipes/smollm.toml.
 
     Attributes:
+        values: of one round; `rounds` at most, until `mastered` of the first values are right.
         student_layers, proxy_layers: which layers of the base model are kept, or how many, evenly spaced.
         texts: bought of the plain teacher for the proxies.
         checked: validate prompts that the teacher, the student and the proxies are asked.
         least_right: share of the teacher's sampled texts with right steps under which it is refused.
     """
 
-    values: Training = Training(steps=600, batch_size=64, learning_rate=1.5e-4)
+    values: Training = Training(steps=300, batch_size=64, learning_rate=1.5e-4)
+    rounds: int = 4
+    mastered: float = 0.97
     modes: Training = Training(steps=300, batch_size=32, learning_rate=1e-4)
     single: Training = Training(steps=200, batch_size=32, learning_rate=5e-4)
     healing: Training = Training(steps=300, batch_size=16, learning_rate=5e-4)
@@ -125,7 +128,7 @@ def build(out: Path, gguf: Path | None = None, *, plan: Plan = Plan(), log: Call
         gguf: the file; that of the installed wheel where None.
 
     Raises:
-        UserError: there is no such file, the folder was begun with another one, or the teacher did not learn its modes.
+        UserError: there is no such file, the folder was begun with another one, or the teacher did not learn.
     """
     made = Build(out, find_gguf() if gguf is None else gguf, plan, log)
     if not made.gguf.is_file():
@@ -173,19 +176,44 @@ def make_base(made: Build) -> None:
 
 
 def make_values(made: Build) -> None:
-    """The value that a hard text begins with, alone: of two operations one time in three, of all others."""
-    rng, training = made.rng("values"), made.plan.values
-    end = (TASK.hidden_span("hard") or (0, 0))[1]
-    prompts = [_draw(rng, TASK.depth if rng.random() < 2 / 3 else 2) for _ in range(training.steps * training.batch_size)]
-    traces = [Trace(prompt.id, prompt.text, TASK.first_hard_step(prompt)[:end]) for prompt in prompts]
-    loaded = _load_base(made)
-    _train(made, "values", loaded, traces, training)
-    asked = TASK.prompts("validate", made.plan.checked)
-    texts = [prompt.text for prompt in asked]
+    """The value that a hard text begins with, alone, in rounds until it is mastered; one chain in three is an operation shorter."""
+    training, loaded = made.plan.values, _load_base(made)
+    for number in range(1, made.plan.rounds + 1):
+        name = f"values-{number}"
+        if (made.work / name).exists():  # whole: an earlier start of this script made it
+            loaded = load_model(made.work / name)
+        else:
+            rng = made.rng(name)
+            prompts = [_draw(rng, TASK.depth if rng.random() < 2 / 3 else 2) for _ in range(training.steps * training.batch_size)]
+            _train(made, name, loaded, [Trace(prompt.id, prompt.text, _first_value(prompt)) for prompt in prompts], training)
+            _save(loaded, made.work / name, {"trained_on": f"{len(prompts)} first values of hard modes"})
+            shutil.rmtree(made.work / "training")
+        right = _first_values_right(made, loaded, name)
+        if right >= made.plan.mastered:
+            _save(loaded, made.out / "values", {"rounds": number, "right": right})
+            return
+    raise UserError.single(
+        str(made.out / "values"),
+        f"{right:.3f} of the first values are right after {made.plan.rounds} rounds, {made.plan.mastered} are needed",
+        "raise Plan.rounds and start again: it goes on from the last round",
+    )
+
+
+def _first_value(prompt: Prompt) -> str:
+    """How the hard mode begins, up to the value of its first step."""
+    span = TASK.hidden_span("hard")
+    assert span is not None
+    return TASK.first_hard_step(prompt)[: span[1]]
+
+
+def _first_values_right(made: Build, loaded: LoadedModel, name: str) -> float:
+    """Share of validate prompts whose value with all operations but the last unseen is said right, greedily."""
+    prompts = TASK.prompts("validate", made.plan.checked)
+    texts = [prompt.text for prompt in prompts]
     said = complete(loaded, texts, decoding="greedy", max_new_tokens=8, seed=SEED, autocast_dtype=_dtype(loaded)).texts
-    right = sum(text == TASK.first_hard_step(prompt)[:end] for prompt, text in zip(asked, said, strict=True))
-    made.log(f"values: with {TASK.depth - 1} operations unseen right in {right / len(asked):.3f} of {len(asked)}")
-    _save(loaded, made.out / "values", {"trained_on": f"{len(traces)} first values of hard modes"})
+    right = sum(text == _first_value(prompt) for prompt, text in zip(prompts, said, strict=True)) / len(prompts)
+    made.log(f"{name}: with {TASK.depth - 1} operations unseen right in {right:.3f} of {len(prompts)}")
+    return right
 
 
 def make_teacher(made: Build) -> None:
@@ -200,7 +228,7 @@ def make_teacher(made: Build) -> None:
         raise UserError.single(
             str(made.out / "teacher"),
             f"{shares['sampled']:.3f} of its sampled texts have right steps, {made.plan.least_right} are needed",
-            "raise the steps of Plan.values and Plan.modes, and build into another folder",
+            "raise the steps of Plan.modes, and build into another folder",
         )
     _save(loaded, made.out / "teacher", {"trained_on": f"{len(traces)} texts of all modes", "right_steps": shares})
 
@@ -339,7 +367,7 @@ def _dtype(loaded: LoadedModel) -> torch.dtype | None:
 
 def _train(made: Build, name: str, loaded: LoadedModel, traces: Sequence[Trace], training: Training) -> None:
     """By the package's own distillation from texts; goes on from the last checkpoint, and leaves the model in evaluation mode."""
-    work = made.work / name
+    work = made.work / "training" / name
     checkpoint = last_checkpoint(work / "checkpoints")
     done, began = checkpoint.step if checkpoint else 0, time.perf_counter()
     sample = traces[:100]
@@ -376,6 +404,7 @@ def _train(made: Build, name: str, loaded: LoadedModel, traces: Sequence[Trace],
         folder=work,
         progress=progress,
     )
+    shutil.rmtree(work / "model")  # the part saves it with where it comes from
     losses = [row["loss"] for row in read_jsonl(work / "metrics.jsonl")]
     made.log(f"{name}: loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
 

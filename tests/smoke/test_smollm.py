@@ -23,6 +23,8 @@ RECIPE = str(ROOT / "recipes" / "smollm.toml")
 BRIEF = Training(steps=2, batch_size=2, learning_rate=1e-3)
 PLAN = Plan(
     values=Training(steps=60, batch_size=2, learning_rate=1e-3),
+    rounds=1,
+    mastered=0.0,
     modes=Training(steps=40, batch_size=4, learning_rate=1e-2),  # enough that its texts end
     single=BRIEF,
     healing=BRIEF,
@@ -62,7 +64,7 @@ def test_every_part_is_made_and_said(built: tuple[Path, list[str]]) -> None:
     assert {path.name for path in folder.iterdir()} == {product for product, _ in smollm.PARTS.values()} | {"build.json"}
     for name in smollm.PARTS:
         assert any(line.startswith(f"{name}: done in") for line in said)
-    assert any("values: step 50 of 60" in line and "tokens a second" in line for line in said)
+    assert any("values-1: step 50 of 60" in line and "tokens a second" in line for line in said)
     layers = {name: load_model(folder / name).model.config.num_hidden_layers for name in ("teacher", "student", "proxy")}
     assert layers == {"teacher": 2, "student": 2, "proxy": 1}
     assert not list(folder.rglob("*.bin"))
@@ -98,10 +100,10 @@ def test_an_interrupted_part_goes_on_and_ends_the_same(built: tuple[Path, list[s
         with pytest.raises(KeyboardInterrupt):
             smollm.build(folder, gguf, plan=PLAN, log=log)
 
-    until("values: step 50")
+    until("values-1: step 50")
     assert not (folder / "values").exists()
     until("values: done")
-    assert "values: goes on from step 45" in said
+    assert "values-1: goes on from step 45" in said
     weights = [load_model(path / "values").model.state_dict() for path in (built[0], folder)]
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
@@ -128,6 +130,17 @@ def test_a_teacher_that_has_not_learnt_is_refused(built: tuple[Path, list[str]],
     with pytest.raises(UserError, match=r"right steps, 0\.9 are needed"):
         smollm.build(folder, gguf, plan=brief, log=lambda line: None)
     assert not (folder / "teacher").exists()
+
+
+def test_rounds_go_on_where_they_ended(gguf: Path, tmp_path: Path) -> None:
+    """A build that did not master the values in its rounds keeps them, and one with more rounds continues."""
+    folder, said = tmp_path / "smollm", list[str]()
+    for rounds in (1, 2):
+        brief = Plan(values=BRIEF, rounds=rounds, mastered=1.0, checked=5)
+        with pytest.raises(UserError, match=rf"after {rounds} rounds, 1\.0 are needed"):
+            smollm.build(folder, gguf, plan=brief, log=said.append)
+    assert [sum(line.startswith(f"values-{number}: loss") for line in said) for number in (1, 2)] == [1, 1]
+    assert not (folder / "values").exists()
 
 
 def test_the_recipe_validates_beside_the_built_models(built: tuple[Path, list[str]]) -> None:
