@@ -155,6 +155,7 @@ def test_two_steps_of_everything(tmp_path: Path) -> None:
     """The recipe itself, both tasks, with the lab's models in the place of those that take half an hour to build."""
     small = {
         "only": '["maths","other_tokenizer"]',
+        "workers": 1,
         "calibrate.prompts_per_step": 2,
         "calibrate.num_generations": 2,
         "calibrate.max_steps": 2,
