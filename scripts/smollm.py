@@ -18,10 +18,11 @@ writes into FOLDER (`smollm` where not given), one after another:
 A part that is there is not made again, and one that was interrupted goes on from its last checkpoint. Every part appears whole or not
 at all.
 
-Maths, since SmolLM2's tokenizer gives every digit and every sign of it a token of its own: easy and hard texts are equally long in tokens,
-as in bytes, and no joined piece (`BN`, `){`, as in the other families) hides what a step does. The model has seen sums of digits before, so a
-cut one is expected to learn soon what steps ask for that are one operation each. Chains have three operations: the hard modes then begin with
-the result of two unseen ones, for which a teacher is given tens of thousands of examples: alone and short, a value a text, before whole texts.
+Maths, since SmolLM2's tokenizer gives every digit and every sign of it a token of its own: easy and hard texts are equally long in
+tokens, as in bytes, and no joined piece (`BN`, `){`, as in the other families) hides what a step does. The model has seen sums of
+digits before, so a cut one is expected to learn soon what steps ask for that are one operation each. Chains have three operations: the
+hard modes then begin with the result of two unseen ones, for which a teacher is given tens of thousands of examples: alone and short, a
+value a text, before whole texts.
 """
 
 from __future__ import annotations
