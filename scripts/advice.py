@@ -27,7 +27,15 @@ from distillability.report.folder import read_diagnoses
 from distillability.results import Row, read_results
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "lab.toml"
-CASES = (("plain", False), ("plain", True), ("knob_-1", False), ("knob_-1", True), ("knob_1", False), ("knob_1", True), ("knob_0.03", False))
+CASES = (
+    ("plain", False),
+    ("plain", True),
+    ("knob_-1", False),
+    ("knob_-1", True),
+    ("knob_1", False),
+    ("knob_1", True),
+    ("knob_0.03", False),
+)
 NOISE = 0.6  # of what the head is given
 FIXED = ("seqkd", "forward_kl")
 TIED = 0.02  # of accuracy
