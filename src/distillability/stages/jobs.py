@@ -19,7 +19,7 @@ from typing import Any
 
 from distillability.stages.ranks import is_main, rank, wait_for, wait_for_all, world_size
 
-__all__ = ["Job", "Workers", "open_workers"]
+__all__ = ["Job", "Workers", "open_workers", "share_of_cores"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ def _timed(job: Job) -> float:
     return time.perf_counter() - started
 
 
+def share_of_cores(workers: int) -> int:
+    """Threads of each worker."""
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
 def _start_worker(threads: int) -> None:
     import torch
 
@@ -109,7 +114,7 @@ def open_workers(workers: int, report: Callable[[str], None]) -> Iterator[Worker
     if workers == 1 or world_size() > 1:
         yield Workers(None, report)
         return
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = share_of_cores(workers)
     # Libraries below torch read this when they load, which in a spawned process is after this line.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (threads,)) as pool:

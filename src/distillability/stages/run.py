@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
+import torch
 from rich.console import Console
 
 from distillability.config.recipe import Recipe
@@ -19,7 +20,7 @@ from distillability.stages.diagnose import diagnosis_jobs
 from distillability.stages.distill import student_jobs, trace_jobs
 from distillability.stages.evaluate import evaluation_jobs
 from distillability.stages.folder import RunFolder
-from distillability.stages.jobs import Job, Workers, open_workers
+from distillability.stages.jobs import Job, Workers, open_workers, share_of_cores
 from distillability.stages.ranks import is_main, wait_for_all
 from distillability.stages.summary import summarise
 
@@ -84,9 +85,16 @@ def _contexts(recipe: Recipe, folder: RunFolder, console: Console) -> list[TaskC
 
 
 def _dtype(recipe: Recipe, reference: str) -> str:
+    """Measured with as many threads as a worker will have."""
     if recipe.dtype != "auto":
         return recipe.dtype
-    return faster_autocast(load_model(reference, **recipe.loading))
+    before = torch.get_num_threads()
+    if recipe.workers > 1:
+        torch.set_num_threads(share_of_cores(recipe.workers))
+    try:
+        return faster_autocast(load_model(reference, **recipe.loading))
+    finally:
+        torch.set_num_threads(before)
 
 
 def _add_seconds(folder: RunFolder, stage: str, seconds: float) -> None:
