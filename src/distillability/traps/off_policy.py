@@ -223,7 +223,7 @@ def cosine_of_groups(first: Floats, second: Floats) -> Estimate:
     spread = np.array(others, dtype=np.float64)
     error = float(np.sqrt((groups - 1) / groups * np.sum((spread - spread.mean()) ** 2)))
     reach = float(stdtrit(groups - 1, 0.975)) * error
-    return Estimate(value, value - reach, value + reach, "jackknife over groups of texts", groups)
+    return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach), "jackknife over groups of texts", groups)
 
 
 def log_effective_share(log_weights: Floats) -> float:
