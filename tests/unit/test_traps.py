@@ -219,7 +219,7 @@ def test_other_prefixes_turn_the_gradient_and_the_same_do_not() -> None:
     wrong, otherwise = draw(1) + draw(7, 1), draw(1) + draw(9, 1)
     same = found(evidence(draw(1), wrong))
     turned = found(evidence(draw(1), wrong, on_student=traced(draw(1), otherwise, seed=6)))
-    assert same["gradient_cosine"].value == pytest.approx(1) and same["gradient_cosine"].severity == "none"
+    assert same["gradient_cosine"].value == pytest.approx(1)
     assert turned["gradient_cosine"].value is not None and turned["gradient_cosine"].value < 0.8
 
 
