@@ -6,7 +6,7 @@ LAB_RUN ?= runs/lab
 
 .PHONY: help lab test check clean
 help:
-	@echo "make lab    install into $(VENV) and run the main job on the embedded lab (about ten minutes on two cores)"
+	@echo "make lab    install into $(VENV) and run the main job on the embedded lab (under twenty minutes on two cores)"
 	@echo "make test   install into $(VENV) and run the tests"
 	@echo "make check  formatting, lint, types, import directions, tests"
 
