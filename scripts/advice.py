@@ -59,7 +59,7 @@ def one_case(folder: Path, family: str, run: Path, teacher: str, noisy: bool) ->
     if noisy:
         path = str(flattened(path, folder.parent / "teachers" / folder.name))
     place = [task.name for task in load_recipe(RECIPE).tasks].index(family)
-    common = [f"only=['{family}']", f"tasks.{place}.teacher={path}", "calibrate.teachers={}", "workers=1"]
+    common = [f"only=['{family}']", f"tasks.{place}.teacher={path}", "calibrate.teachers={}", "calibrate.force=true", "workers=1"]
     sources = "diagnose={sources=['plain_greedy','plain_prefilled','plain_best_of_8'],weight_prompts=4,weight_samples=4}"
     cli("diagnose", folder / "before", [*common, "distill.arms=[{sources=['plain']}]", sources])
     source, objective = advised(folder / "before", family)
