@@ -44,8 +44,10 @@ def calibration_jobs(context: TaskContext) -> list[Job]:
     """One job for every calibrated teacher and repetition.
 
     Raises:
-        UserError: the proxy fails admission and the recipe does not force it; or a reward has no scale.
+        UserError: the proxy fails admission and the recipe does not force it; or a reward has no scale. Not where nothing is calibrated.
     """
+    if not context.recipe.calibrate.teachers:
+        return []
     admission = read_json(admission_file(context.run, context.task_name))
     if not admission["passed"] and not context.recipe.calibrate.force:
         raise UserError.single(
