@@ -91,7 +91,7 @@ def test_a_reward_that_nobody_asks_for_needs_no_scale(tiny: dict[str, Path], tmp
 def test_a_proxy_that_fails_refuses_calibrations_and_nothing_else(tiny: dict[str, Path], tmp_path: Path) -> None:
     failed = {"passed": False, "scale": {"compatibility": 0.07, "length": None}, "summary": "AUC 0.5", "advice": "another"}
     write_json(admission_file(tmp_path, "maths"), failed)
-    with pytest.raises(UserError, match="fails admission: AUC 0.5"):
+    with pytest.raises(UserError, match="fails admission"):
         module.calibration_jobs(_context(tiny, tmp_path, teachers={"distillable": {"knob": 1}}))
     assert module.calibration_jobs(_context(tiny, tmp_path, teachers={})) == []
 
