@@ -158,6 +158,7 @@ def test_two_steps_of_everything(tmp_path: Path) -> None:
         "workers": 1,
         "calibrate.prompts_per_step": 2,
         "calibrate.num_generations": 2,
+        "calibrate.scale_prompts": 64,
         "calibrate.max_steps": 2,
         "distill.batch_size": 4,
         "evaluate.student_prompts": 20,
