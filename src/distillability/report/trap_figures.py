@@ -34,7 +34,8 @@ Bounds = tuple[float | None, float | None, float | None]  # value, low, high
 @styled
 def traps_picture(found: Sequence[Subject]) -> tuple[Figure, str] | None:
     """What awaits students: the KL along the teacher's ranking, drift along a text, wrong-trace preference, KL by token class."""
-    shown = [subject for subject in found if subject.objective is None and not subject.found.get("calibration")][:_MOST_CURVES]
+    teachers = [subject for subject in found if subject.objective is None and not subject.is_forecast]
+    shown = [subject for subject in teachers if not subject.found.get("calibration")][:_MOST_CURVES]
     if not shown:
         return None
     figure = Figure(figsize=(10.5, 8.4), layout="constrained")
@@ -127,7 +128,8 @@ def _preference_panel(axes: Axes, shown: Sequence[Subject]) -> None:
 @styled
 def trap_curve_picture(found: Sequence[Subject]) -> tuple[Figure, str] | None:
     """Traps and symptoms against the knob, with intervals; None where fewer than four values of it were diagnosed."""
-    along = [subject for subject in found if subject.found.get("knob") is not None and not subject.found.get("calibration")]
+    whole = [subject for subject in found if not subject.is_forecast]
+    along = [subject for subject in whole if subject.found.get("knob") is not None and not subject.found.get("calibration")]
     objective = next((subject.objective for subject in along if subject.objective), None)
     rows = [
         ([subject for subject in along if subject.objective is None], _AWAITING),
