@@ -17,10 +17,8 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,11 +27,11 @@ from scipy.stats import spearmanr
 from benchmarks.lab_budget import FAMILIES, plain_traces
 from distillability.config.recipe import Diagnose
 from distillability.models.load import LoadedModel, initialise_student, load_model
-from distillability.objectives import OBJECTIVES
 from distillability.rollouts import Completions
 from distillability.stages.evidence import Drawn, draw, draw_all, read_all
+from distillability.stages.probe import train_probe
 from distillability.stages.tracing import Pair
-from distillability.training.distill import StudentSettings, distill_student
+from distillability.training.distill import StudentSettings
 from distillability.traps import Finding, find
 from distillability.traps.base import Rule
 
@@ -69,17 +67,7 @@ def trained_student(family_name: str, steps: int) -> LoadedModel:
         save_steps=steps,
         seed=0,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        distill_student(
-            student=student,
-            objective=OBJECTIVES["seqkd"],
-            traces=traces,
-            signals=None,
-            teacher=None,
-            settings=settings,
-            autocast_dtype=None,
-            folder=Path(folder),
-        )
+    train_probe(student, traces, settings, None)
     return student
 
 

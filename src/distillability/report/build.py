@@ -219,14 +219,15 @@ def _pictures(contents: RunContents, index: Index, folder: Path, task: str, plac
     """Files are numbered by task, for a task's name may hold anything."""
     settings = contents.recipe.get("calibrate", {})
     curve = curve_picture(index, task, settings.get("anchor_budget"))
+    diagnosed = subjects(contents.diagnoses, task)
     drawn = {
         "curve": curve,
         "knob": None if curve else knob_picture(index, task),  # the same students in another order
         "queries": queries_picture(index, task),
         "calibration": calibration_picture(index, task, contents.curves, settings.get("anchor_budget")),
-        "traps": traps_picture(subjects(contents.diagnoses, task)),
-        "trap-curve": trap_curve_picture(subjects(contents.diagnoses, task)),
-        "symptoms": symptoms_picture(subjects(contents.diagnoses, task)),
+        "traps": traps_picture(diagnosed),
+        "trap-curve": trap_curve_picture(diagnosed),
+        "symptoms": symptoms_picture(diagnosed),
     }
     suffix = f"-{place + 1}" if len(index.tasks) > 1 else ""
     return {name: save(figure[0], folder / "figures", f"{name}{suffix}", figure[1]) for name, figure in drawn.items() if figure}

@@ -34,14 +34,12 @@ def diagnosis_jobs(context: TaskContext) -> list[Job]:
     for name in context.recipe.calibrate.teachers:
         numbers = range(context.recipe.calibrate.calibrations)
         teachers += [(name, number) for number in numbers if (_calibrated(context, name, number) / "done.json").exists()]
-    for name, calibration in teachers:
+    sources = [(name, number, f"what awaits students of {name}", _diagnose_teacher) for name, number in teachers]
+    sources += [(name, number, f"what students of {name} will reach", _forecast_source) for name, number in _further_sources(context)]
+    for name, calibration, title, function in sources:
         proof = diagnosis_file(context.run, context.task_name, name, calibration)
         arguments = {"context": context, "name": name, "calibration": calibration, "proof": proof}
-        jobs.append(Job(f"{context.task_name}: what awaits students of {name}", proof, _diagnose_teacher, arguments))
-    for name, calibration in _further_sources(context):
-        proof = diagnosis_file(context.run, context.task_name, name, calibration)
-        arguments = {"context": context, "name": name, "calibration": calibration, "proof": proof}
-        jobs.append(Job(f"{context.task_name}: what students of {name} will reach", proof, _forecast_source, arguments))
+        jobs.append(Job(f"{context.task_name}: {title}", proof, function, arguments))
     for student in _distilled(context):
         proof = diagnosis_file(context.run, context.task_name, student.source, student.calibration, student.objective, student.seed)
         jobs.append(

@@ -51,7 +51,7 @@ def compare_positions(
     integrand = (pointwise - p + q).clamp_min_(0.0)
     reverse = q * (log_q - log_p).masked_fill_(q == 0, 0.0)
     magnitude, slope = pointwise.abs(), (q - p).abs_()
-    tail = p.cumsum(-1) - p >= _HEAD_MASS
+    tail = _outside_head(p)
     rare = p < _RARE
     chosen = log_q.topk(top_k, dim=-1).indices  # columns in the teacher's order
     favourites = order.gather(-1, chosen)
@@ -78,6 +78,11 @@ def compare_positions(
         "curve": integrand.cumsum(-1).index_select(-1, ks),
     }
     return numbers, order[:, 0], favourites[:, 0]
+
+
+def _outside_head(ranked: torch.Tensor) -> torch.Tensor:
+    """Which of a position's tokens, ranked by mass, lie outside the smallest set that holds 99 % of it; [N, V] booleans."""
+    return ranked.cumsum(-1) - ranked >= _HEAD_MASS
 
 
 def _within(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
@@ -118,7 +123,7 @@ class HeadGradient:
         p = teacher_logprobs.exp()
         slope = student_logprobs.exp() - p
         ranked, order = p.sort(dim=-1, descending=True, stable=True)
-        tail = torch.zeros_like(p, dtype=torch.bool).scatter_(-1, order, ranked.cumsum(-1) - ranked >= _HEAD_MASS)
+        tail = torch.zeros_like(p, dtype=torch.bool).scatter_(-1, order, _outside_head(ranked))
         folded = self._folded(slope)
         for group in set(texts.remainder(GROUPS).tolist()):
             rows = texts.remainder(GROUPS) == group
