@@ -24,6 +24,9 @@ def test_a_plain_teacher_is_diagnosed_before_anything_else_and_the_rest_when_it_
         "maths/plain_greedy/before.json",
     }
     assert "Distil from" in said
+    for page in ("report.html", "report.md"):
+        shown = (folder / page).read_text(encoding="utf-8")
+        assert "A diagnosis alone" in shown and "INCOMPLETE" not in shown and "nothing to judge" not in shown
     alone = json.loads((folder / "diagnose/maths/plain_greedy/before.json").read_text())
     assert [finding["name"] for finding in alone["findings"]] == ["distillability"] and alone["findings"][0]["details"]["probe"] == "proxy"
     assert alone["cost"]["forwards"] == {"proxy": 2 * 4 + 24}
@@ -40,7 +43,7 @@ def test_a_plain_teacher_is_diagnosed_before_anything_else_and_the_rest_when_it_
     assert results.run.complete
     assert ("gold_steps", None, "distillability") in rows
     page = (folder / "report.html").read_text()
-    assert "Diagnosis" in page and "What students can be expected to reach" in page
+    assert "A diagnosis alone" not in page and "Diagnosis" in page and "What students can be expected to reach" in page
 
 
 def test_a_recipe_without_the_section_runs_without_a_diagnosis() -> None:

@@ -94,9 +94,11 @@ def build(folder: Path) -> Path:
     contents = read_run(folder)
     index = Index(contents.results)
     sections = [_section(contents, index, folder, place) for place, _ in enumerate(index.tasks)]
+    evaluated = any(row.metric == "accuracy" for row in contents.results.rows)
     shown = {
         "run": contents.results.run,
         "sections": sections,
+        "only_diagnosed": not evaluated and any(section.diagnosed or section.forecasts for section in sections),
         "verdicts": [*sweep_verdicts(index), *verdicts(index)],
         "limits": limits(index, [task.get("type", "") for task in contents.recipe.get("tasks", [])]),
         "facts": list(_facts(contents)),
