@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -79,6 +80,12 @@ def test_an_adapter_is_its_model_with_the_adapter_merged(tiny: dict[str, Path], 
     wanted = further(ids).logits
     torch.testing.assert_close(load_model(tmp_path / "further").model(ids).logits, wanted, atol=1e-5, rtol=1e-5)
     assert read_facts(str(tmp_path / "further")).layers_folder == tiny["teacher"]
+
+
+def test_a_student_takes_its_shape_from_an_adapter_of_a_model_of_the_lab(adapter: Path) -> None:
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "lab:maths/student"}))
+    assert initialise_student(adapter, 0).model.config.vocab_size == load_model("lab:maths/student").model.config.vocab_size
 
 
 def test_an_adapters_own_tokenizer_goes_first(tiny: dict[str, Path], adapter: Path) -> None:

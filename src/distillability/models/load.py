@@ -130,7 +130,8 @@ def initialise_student(
 ) -> LoadedModel:
     """A student with the architecture and tokenizer of `reference` and fresh weights drawn from `seed`."""
     path = as_folder(str(reference))
-    config = _language_config(AutoConfig.from_pretrained(adapted_model(Path(path)) or path, trust_remote_code=trust_remote_code))
+    base = adapted_model(Path(path))
+    config = _language_config(AutoConfig.from_pretrained(as_folder(base) if base else path, trust_remote_code=trust_remote_code))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(
