@@ -3,6 +3,7 @@
     python scripts/predictor.py list RUN…       the cases, every student of the runs at the headline budget: records/predictor/list.csv
     python scripts/predictor.py measure RUN…    the score and the other measures of each source: records/predictor/measured.jsonl; resumes
     python scripts/predictor.py fit             records/predictor/cases.csv, the correlations, and the curve of traps/predictor.py
+    python scripts/predictor.py check           the same of cases that came later, by the curve as it stands; --folder says where they are
 
 RUN is a run folder with its texts and models, named like its record. A case is one student; its accuracy is that of greedy answers on the
 test split, read from the record. `measure` looks at no student and no result, only at texts, teacher, proxy and an untrained student.
@@ -41,7 +42,7 @@ from distillability.stages.layout import traces_file
 from distillability.stages.probe import train_and_ask, train_probe
 from distillability.stages.traces import load_traces, usable
 from distillability.stages.tracing import Pair, trace
-from distillability.traps.predictor import Fit, logit
+from distillability.traps.predictor import FITTED, Fit, logit
 from distillability.types import Trace
 
 FOLDER = Path(__file__).parents[1] / "records" / "predictor"
@@ -53,16 +54,18 @@ COLUMNS = ("family", "source", "objective", "student", "seed", "predictor", *BAS
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["list", "measure", "fit"])
+    parser.add_argument("what", choices=["list", "measure", "fit", "check"])
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="beside the records; records/predictor where not given")
     args = parser.parse_args()
+    globals()["FOLDER"] = args.folder.resolve()
     FOLDER.mkdir(parents=True, exist_ok=True)
     if args.what == "list":
         write_csv("list.csv", [case for run in args.runs for case in cases_of(run)])
     elif args.what == "measure":
         measure(args.runs)
     else:
-        fit()
+        fit(anew=args.what == "fit")
 
 
 # The cases
@@ -154,14 +157,15 @@ def token_reverse_kl(context: TaskContext, name: str, calibration: int | None, t
 # The fit
 
 
-def fit() -> None:
+def fit(*, anew: bool) -> None:
+    """Each family by a curve that was fitted to the others, or all by the one in use, to which the cases must then be new."""
     measured = {tuple(line[key] for key in KEY): line for line in read_jsonl(FOLDER / "measured.jsonl")}
     cases = [case | measured[tuple(case[key] for key in KEY)] for case in with_accuracy()]
     left_out = [case for case in cases if case["score"] is None]
     cases = [case for case in cases if case["score"] is not None]
     families = sorted({case["family"] for case in cases})
     for family in families:
-        curve = fitted([case for case in cases if case["family"] != family])
+        curve = fitted([case for case in cases if case["family"] != family]) if anew else FITTED
         for case in (case for case in cases if case["family"] == family):
             case["predictor"] = curve.expected(case["score"], case["n"], case["objective"])
     write_csv("cases.csv", [{name: case[name] for name in COLUMNS} for case in cases])
@@ -176,8 +180,8 @@ def fit() -> None:
             cells = [correlation(mine, name) for name in ("predictor", *BASELINES)]
             print(f"| {family} | {len(mine)} | {between} | " + " | ".join(cells) + " |")
     errors = [abs(case["predictor"] - case["accuracy"]) for case in cases]
-    print(f"mean |predictor - accuracy| on families left out: {np.mean(errors):.3f}, median {np.median(errors):.3f}")
-    print(fitted(cases))
+    print(f"mean |predictor - accuracy|: {np.mean(errors):.3f}, median {np.median(errors):.3f}")
+    print(fitted(cases) if anew else FITTED)
 
 
 def with_accuracy() -> Iterator[dict[str, Any]]:
