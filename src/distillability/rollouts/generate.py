@@ -36,6 +36,11 @@ class Completions:
     texts: list[str]
     truncated: list[bool]
 
+    @property
+    def n_tokens(self) -> int:
+        """New tokens in all, ends of turn included."""
+        return sum(map(len, self.ids)) + len(self.ids) - sum(self.truncated)
+
 
 def complete(
     loaded: LoadedModel,

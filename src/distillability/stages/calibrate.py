@@ -37,7 +37,7 @@ __all__ = ["admission_jobs", "calibration_jobs"]
 def admission_jobs(context: TaskContext) -> list[Job]:
     """One job for the task's proxy."""
     proof = admission_file(context.run, context.task_name)
-    return [Job(f"{context.task_name}: proxy admission", proof, _admission, {"context": context, "proof": proof})]
+    return [Job(f"{context.task_name}: proxy admission", proof, "admission", _admission, {"context": context, "proof": proof})]
 
 
 def calibration_jobs(context: TaskContext) -> list[Job]:
@@ -63,7 +63,8 @@ def calibration_jobs(context: TaskContext) -> list[Job]:
         for name in context.recipe.calibrate.teachers:
             folder = calibration_folder(context.run, context.task_name, name, calibration)
             arguments = {"context": context, "name": name, "calibration": calibration, "folder": folder}
-            jobs.append(Job(f"{context.task_name}: {name} #{calibration}", folder / "done.json", _calibrate, arguments, together=True))
+            title = f"{context.task_name}: {name} #{calibration}"
+            jobs.append(Job(title, folder / "done.json", "calibration", _calibrate, arguments, together=True))
     return jobs
 
 
@@ -76,6 +77,7 @@ class _Sampled:
     truncated: list[bool]
     grades: list[Grade]
     right: list[bool]
+    n_tokens: int
 
     @property
     def columns(self) -> tuple[list[str], list[str], list[bool]]:
@@ -98,10 +100,10 @@ def _sample(context: TaskContext, plain: LoadedModel) -> _Sampled:
     asked = [prompt for prompt in prompts for _ in range(settings.num_generations)]
     grades = [context.task.grade_completion(*row) for row in zip(asked, completions.texts, completions.truncated, strict=True)]
     right = [counts_as_right(grade, settings.require) for grade in grades]
-    return _Sampled(asked, completions.texts, completions.truncated, grades, right)
+    return _Sampled(asked, completions.texts, completions.truncated, grades, right, completions.n_tokens)
 
 
-def _admission(context: TaskContext, proof: Path) -> None:
+def _admission(context: TaskContext, proof: Path) -> int:
     """Every proxy is judged by itself, and each must pass; s_C is of the one C that they make together."""
     settings, names = context.recipe.calibrate, context.config.all_proxies
     plain = context.plain()
@@ -126,6 +128,7 @@ def _admission(context: TaskContext, proof: Path) -> None:
             "mean_compatibility": _mean_by_mode(values.nanmean(0), sampled.right, sampled.grades),
         },
     )
+    return sampled.n_tokens
 
 
 def _judge(context: TaskContext, name: str, sampled: _Sampled, reference: Sequence[Likelihood | None]) -> tuple[Admission, torch.Tensor]:
@@ -194,7 +197,7 @@ def _mean_by_mode(values: torch.Tensor, right: list[bool], grades: list[Grade]) 
     return means
 
 
-def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) -> None:
+def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) -> int:
     settings = context.recipe.calibrate
     teacher = settings.teachers[name]
     admission = read_json(admission_file(context.run, context.task_name))
@@ -214,11 +217,13 @@ def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) 
             folder=folder,
         )
     )
+    tokens: int = outcome["tokens"]
     if not is_main():
-        return
+        return tokens
     write_card(context, name, teacher, outcome, folder / "model")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     write_json(folder / "done.json", outcome | {"knob": teacher.knob, "reward": teacher.reward, "calibration": calibration})
+    return tokens
 
 
 def _prompts(context: TaskContext, calibration: int) -> list[Prompt]:

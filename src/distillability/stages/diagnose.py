@@ -39,11 +39,17 @@ def diagnosis_jobs(context: TaskContext) -> list[Job]:
     for name, calibration, title, function in sources:
         proof = diagnosis_file(context.run, context.task_name, name, calibration)
         arguments = {"context": context, "name": name, "calibration": calibration, "proof": proof}
-        jobs.append(Job(f"{context.task_name}: {title}", proof, function, arguments))
+        jobs.append(Job(f"{context.task_name}: {title}", proof, "diagnosis", function, arguments))
     for student in _distilled(context):
         proof = diagnosis_file(context.run, context.task_name, student.source, student.calibration, student.objective, student.seed)
         jobs.append(
-            Job(f"{context.task_name}: {student.title}", proof, _diagnose_student, {"context": context, "student": student, "proof": proof})
+            Job(
+                f"{context.task_name}: {student.title}",
+                proof,
+                "diagnosis",
+                _diagnose_student,
+                {"context": context, "student": student, "proof": proof},
+            )
         )
     return jobs
 
@@ -91,7 +97,7 @@ def _forecast_source(context: TaskContext, name: str, calibration: int | None, p
     if file.exists():
         traces = load_traces(file, settings.probe_traces)
     else:
-        traces = draw_traces(context, context.source(name), calibration, context.task.prompts("query", settings.probe_traces))
+        traces, _ = draw_traces(context, context.source(name), calibration, context.task.prompts("query", settings.probe_traces))
     proxy = stand_in(context)
     loaded, who = (context.untrained_student(0), "student") if proxy is None else (proxy, "proxy")
     prompts = context.task.prompts("validate", settings.prompts)

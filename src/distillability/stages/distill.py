@@ -29,7 +29,8 @@ def trace_jobs(context: TaskContext) -> list[Job]:
         recorded = max((student.queries for student in readers if OBJECTIVES[student.objective].needs_teacher_logits), default=0)
         proof = traces_file(context.run, context.task_name, source, calibration).with_suffix(".done.json")
         arguments = {"context": context, "source_name": source, "calibration": calibration, "queries": queries, "proof": proof}
-        jobs.append(Job(f"{context.task_name}: {queries} traces of {source}", proof, buy_traces, arguments | {"recorded": recorded}))
+        title = f"{context.task_name}: {queries} traces of {source}"
+        jobs.append(Job(title, proof, "traces", buy_traces, arguments | {"recorded": recorded}))
     return jobs
 
 
@@ -39,6 +40,7 @@ def student_jobs(context: TaskContext) -> list[Job]:
         Job(
             f"{context.task_name}: {student.title}",
             student.folder(context) / "done.json",
+            f"student by {student.objective}",
             _distill,
             {"context": context, "student": student},
             together=True,
@@ -47,7 +49,7 @@ def student_jobs(context: TaskContext) -> list[Job]:
     ]
 
 
-def _distill(context: TaskContext, student: Student) -> None:
+def _distill(context: TaskContext, student: Student) -> int | None:
     folder = student.folder(context)
     objective = build_objective(student.objective, jsd_weight=context.recipe.distill.jsd_weight, skew=context.recipe.distill.skew)
     traces = usable(load_traces(traces_file(context.run, context.task_name, student.source, student.calibration), student.queries))
@@ -64,10 +66,13 @@ def _distill(context: TaskContext, student: Student) -> None:
         autocast_dtype=context.student_dtype,
         folder=folder,
     )
+    begun = outcome.pop("begun")
+    tokens = None if begun else int(outcome["tokens"])  # a resumed job did not see them all
     if not is_main():
-        return
+        return tokens
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     write_json(folder / "done.json", outcome | {"traces": len(traces)})
+    return tokens
 
 
 def _signals(context: TaskContext, student: Student, n_traces: int) -> RecordedSignals | None:

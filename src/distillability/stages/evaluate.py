@@ -33,7 +33,8 @@ def evaluation_jobs(context: TaskContext) -> list[Job]:
     for name, calibration in teachers:
         proof = teacher_file(context, name, calibration)
         arguments = {"context": context, "name": name, "calibration": calibration, "proof": proof}
-        jobs.append(Job(f"{context.task_name}: teacher {numbered(name, calibration)}", proof, _evaluate_teacher, arguments))
+        title = f"{context.task_name}: teacher {numbered(name, calibration)}"
+        jobs.append(Job(title, proof, "a teacher's answers", _evaluate_teacher, arguments))
     wanted = students(context)
     for seed in sorted({student.seed for student in wanted}):
         proof = student_before_file(context, seed)
@@ -41,6 +42,7 @@ def evaluation_jobs(context: TaskContext) -> list[Job]:
             Job(
                 f"{context.task_name}: student before, seed {seed}",
                 proof,
+                "a student's answers",
                 _evaluate_before,
                 {"context": context, "seed": seed, "proof": proof},
             )
@@ -48,7 +50,8 @@ def evaluation_jobs(context: TaskContext) -> list[Job]:
     for student in wanted:
         proof = student_file(context, student)
         arguments = {"context": context, "student": student, "proof": proof}
-        jobs.append(Job(f"{context.task_name}: student of {student.title}", proof, _evaluate_student, arguments))
+        title = f"{context.task_name}: student of {student.title}"
+        jobs.append(Job(title, proof, "a student's answers", _evaluate_student, arguments))
     return jobs
 
 
@@ -86,7 +89,7 @@ def _evaluate(
     )
 
 
-def _evaluate_teacher(context: TaskContext, name: str, calibration: int | None, proof: Path) -> None:
+def _evaluate_teacher(context: TaskContext, name: str, calibration: int | None, proof: Path) -> int:
     settings = context.recipe.evaluate
     loaded = context.teacher(name, calibration)
     found: dict[str, Any] = {}
@@ -105,6 +108,7 @@ def _evaluate_teacher(context: TaskContext, name: str, calibration: int | None, 
         shown = sampled
     _write_samples(context, shown, proof)
     write_json(proof, found)
+    return _n_tokens(found)
 
 
 def _first_texts(context: TaskContext, sampled: Evaluation, n: int) -> tuple[list[str], list[str], list[bool]]:
@@ -135,15 +139,15 @@ def _describe_texts(
     }
 
 
-def _evaluate_before(context: TaskContext, seed: int, proof: Path) -> None:
-    _evaluate_small(context, context.untrained_student(seed), proof, "before", seed)
+def _evaluate_before(context: TaskContext, seed: int, proof: Path) -> int:
+    return _evaluate_small(context, context.untrained_student(seed), proof, "before", seed)
 
 
-def _evaluate_student(context: TaskContext, student: Student, proof: Path) -> None:
-    _evaluate_small(context, context.load(student.folder(context) / "model"), proof, student)
+def _evaluate_student(context: TaskContext, student: Student, proof: Path) -> int:
+    return _evaluate_small(context, context.load(student.folder(context) / "model"), proof, student)
 
 
-def _evaluate_small(context: TaskContext, loaded: LoadedModel, proof: Path, *seed: object) -> None:
+def _evaluate_small(context: TaskContext, loaded: LoadedModel, proof: Path, *seed: object) -> int:
     """A student: validate greedy (where attackers are chosen), test greedy and sampled."""
     settings = context.recipe.evaluate
     greedy = _evaluate(context, loaded, context.student_dtype, "test", settings.student_prompts, 0, *seed)
@@ -159,6 +163,11 @@ def _evaluate_small(context: TaskContext, loaded: LoadedModel, proof: Path, *see
         ).summary()
     _write_samples(context, greedy, proof)
     write_json(proof, found)
+    return _n_tokens(found)
+
+
+def _n_tokens(found: dict[str, Any]) -> int:
+    return sum(of["n_tokens"] for split in ("validate", "test") for of in found.get(split, {}).values())
 
 
 def _write_samples(context: TaskContext, evaluation: Evaluation, proof: Path) -> None:

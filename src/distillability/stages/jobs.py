@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distillability.stages.costs import Cost, append_cost, begin_memory, highest_memory
 from distillability.stages.ranks import is_main, rank, wait_for, wait_for_all, world_size
 
 __all__ = ["Job", "Workers", "open_workers", "share_of_cores"]
@@ -29,23 +30,27 @@ class Job:
     Attributes:
         title: for the progress line.
         proof: the file whose existence means that the job is done; the function writes it last.
-        function: a module-level function, called with `arguments`.
+        kind: of work: jobs of one kind are comparable in what they take.
+        function: a module-level function, called with `arguments`; returns how many tokens of completions it wrote or learnt from, None
+            where it counts none.
         together: where a run has several processes, all of them do it, each its part.
     """
 
     title: str
     proof: Path
-    function: Callable[..., Any]
+    kind: str
+    function: Callable[..., int | None]
     arguments: dict[str, Any]
     together: bool = False
 
 
 @dataclass
 class Workers:
-    """Runs jobs, in this process or in several."""
+    """Runs jobs, in this process or in several, and writes down what each took (of a run of several processes: those of the first)."""
 
     pool: ProcessPoolExecutor | None
     report: Callable[[str], None]
+    costs: Path
 
     def run(self, stage: str, jobs: Sequence[Job]) -> None:
         """Run what is not done yet. The first failure ends the stage; jobs already running finish and keep their results."""
@@ -54,39 +59,43 @@ class Workers:
         if len(waiting) < len(jobs):
             self.report(f"{stage}: {len(jobs) - len(waiting)} of {len(jobs)} already done")
         started = time.perf_counter()
-        for count, (job, seconds) in enumerate(self._finished(waiting), start=1):
+        for count, cost in enumerate(self._finished(stage, waiting), start=1):
+            if is_main():
+                append_cost(self.costs, cost)
             left = (time.perf_counter() - started) / count * (len(waiting) - count)
-            self.report(f"{stage}: {count}/{len(waiting)}  {job.title}  {seconds:.1f} s  (about {left:.0f} s left)")
+            rate = "" if not cost.tokens else f", {cost.tokens / cost.seconds:,.0f} tokens a second"
+            self.report(f"{stage}: {count}/{len(waiting)}  {cost.title}  {cost.seconds:.1f} s{rate}  (about {left:.0f} s left)")
 
-    def _finished(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
+    def _finished(self, stage: str, jobs: Sequence[Job]) -> Iterator[Cost]:
         if self.pool is None:
-            yield from _in_turn(jobs)
+            yield from _in_turn(stage, jobs)
             return
-        futures = {self.pool.submit(_timed, job): job for job in jobs}
+        futures = [self.pool.submit(_measured, stage, job) for job in jobs]
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield future.result()
         finally:
             for future in futures:
                 future.cancel()
 
 
-def _in_turn(jobs: Sequence[Job]) -> Iterator[tuple[Job, float]]:
+def _in_turn(stage: str, jobs: Sequence[Job]) -> Iterator[Cost]:
     """In this process; with others beside it its share, and those that all do together."""
     for number, job in enumerate(jobs):
         if job.together or number % world_size() == rank():
-            yield job, _timed(job)
+            yield _measured(stage, job)
     wait_for(job.proof for job in jobs)
 
 
-def _timed(job: Job) -> float:
+def _measured(stage: str, job: Job) -> Cost:
+    begin_memory()
     started = time.perf_counter()
-    job.function(**job.arguments)
+    tokens = job.function(**job.arguments)
     if job.together and not is_main():
         wait_for([job.proof])
     if not job.proof.exists():
         raise RuntimeError(f"{job.title} ended without writing {job.proof}")
-    return time.perf_counter() - started
+    return Cost(stage, job.kind, job.title, time.perf_counter() - started, tokens, highest_memory())
 
 
 def share_of_cores(workers: int) -> int:
@@ -109,13 +118,17 @@ def _end_with_parent(parent: int) -> None:
 
 
 @contextmanager
-def open_workers(workers: int, report: Callable[[str], None]) -> Iterator[Workers]:
-    """Workers for the length of a run; with one, jobs run in this process, as they do where the run itself has several."""
+def open_workers(workers: int, report: Callable[[str], None], costs: Path) -> Iterator[Workers]:
+    """Workers for the length of a run; with one, jobs run in this process, as they do where the run itself has several.
+
+    Args:
+        costs: the file that what each job took is written to.
+    """
     if workers == 1 or world_size() > 1:
-        yield Workers(None, report)
+        yield Workers(None, report, costs)
         return
     threads = share_of_cores(workers)
     # Libraries below torch read this when they load, which in a spawned process is after this line.
     os.environ["OMP_NUM_THREADS"] = str(threads)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (threads,)) as pool:
-        yield Workers(pool, report)
+        yield Workers(pool, report, costs)

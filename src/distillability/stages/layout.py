@@ -7,6 +7,7 @@ from pathlib import Path
 __all__ = [
     "admission_file",
     "calibration_folder",
+    "costs_file",
     "diagnosis_file",
     "evaluation_file",
     "numbered",
@@ -27,6 +28,10 @@ def admission_file(run: Path, task: str) -> Path:
 
 def calibration_folder(run: Path, task: str, teacher: str, calibration: int) -> Path:
     return run / "calibrate" / task / teacher / f"seed-{calibration}"
+
+
+def costs_file(run: Path) -> Path:
+    return run / "costs.jsonl"
 
 
 def traces_file(run: Path, task: str, source: str, calibration: int | None) -> Path:

@@ -16,11 +16,13 @@ from distillability.report import build_report
 from distillability.stages import STAGES
 from distillability.stages.calibrate import admission_jobs, calibration_jobs
 from distillability.stages.context import TaskContext
+from distillability.stages.costs import read_costs, sum_costs
 from distillability.stages.diagnose import diagnosis_jobs
 from distillability.stages.distill import student_jobs, trace_jobs
 from distillability.stages.evaluate import evaluation_jobs
 from distillability.stages.folder import RunFolder
 from distillability.stages.jobs import Job, Workers, open_workers, share_of_cores
+from distillability.stages.layout import costs_file
 from distillability.stages.ranks import is_main, wait_for_all
 from distillability.stages.summary import summarise
 
@@ -43,13 +45,13 @@ def run(recipe: Recipe, folder: RunFolder, *, stages: Sequence[str] = STAGES, qu
     """
     console = Console(stderr=True, quiet=quiet or not is_main(), highlight=False, soft_wrap=True)
     started = time.perf_counter()
-    with folder.lock() if is_main() else nullcontext(), open_workers(recipe.workers, console.print) as workers:
+    with folder.lock() if is_main() else nullcontext(), open_workers(recipe.workers, console.print, costs_file(folder.path)) as workers:
         contexts = _contexts(recipe, folder, console)
         for stage in (stage for stage in asked(recipe, stages) if stage != "report"):
             begun = time.perf_counter()
             _run_stage(stage, contexts, workers)
             if is_main():
-                _add_seconds(folder, stage, time.perf_counter() - begun)
+                _record_costs(folder, stage, time.perf_counter() - begun)
                 if stage in ("diagnose", "evaluate"):
                     summarise(contexts, folder)
         if "report" in stages and is_main():
@@ -97,7 +99,7 @@ def _dtype(recipe: Recipe, reference: str) -> str:
         torch.set_num_threads(before)
 
 
-def _add_seconds(folder: RunFolder, stage: str, seconds: float) -> None:
-    """Wall time of each stage, added up over resumptions."""
+def _record_costs(folder: RunFolder, stage: str, seconds: float) -> None:
+    """Wall time of each stage, added up over resumptions, and what its jobs took by kind of work."""
     spent: dict[str, float] = dict(folder.manifest.get("seconds", {}))
-    folder.record(seconds=spent | {stage: spent.get(stage, 0.0) + seconds})
+    folder.record(seconds=spent | {stage: spent.get(stage, 0.0) + seconds}, costs=sum_costs(read_costs(costs_file(folder.path))))

@@ -23,11 +23,15 @@ from distillability.types import Prompt, Trace
 __all__ = ["buy_traces", "draw_traces", "load_traces", "usable"]
 
 
-def buy_traces(context: TaskContext, source_name: str, calibration: int | None, queries: int, recorded: int, proof: Path) -> None:
-    """Write `queries` traces of one source, graded, and record the teacher's log-probabilities of the first `recorded` of them."""
+def buy_traces(context: TaskContext, source_name: str, calibration: int | None, queries: int, recorded: int, proof: Path) -> int:
+    """Write `queries` traces of one source, graded, and record the teacher's log-probabilities of the first `recorded` of them.
+
+    Returns:
+        Tokens of the completions that were drawn.
+    """
     source = context.source(source_name)
     prompts = context.task.prompts("query", queries)
-    traces = draw_traces(context, source, calibration, prompts)
+    traces, tokens = draw_traces(context, source, calibration, prompts)
     file = traces_file(context.run, context.task_name, source_name, calibration)
     write_jsonl(file, (_row(context, prompt, trace) for prompt, trace in zip(prompts, traces, strict=True)))
     if recorded:
@@ -38,16 +42,17 @@ def buy_traces(context: TaskContext, source_name: str, calibration: int | None, 
             signals = record_signals(teacher, kept, autocast_dtype=context.teacher_dtype)
             signals.save(signals_file(context.run, context.task_name, source_name, calibration))
     write_json(proof, {"source": source_name, "calibration": calibration, "queries": len(prompts), "recorded": recorded})
+    return tokens
 
 
-def draw_traces(context: TaskContext, source: Source, calibration: int | None, prompts: Sequence[Prompt]) -> list[Trace]:
-    """One text of a source for every prompt.
+def draw_traces(context: TaskContext, source: Source, calibration: int | None, prompts: Sequence[Prompt]) -> tuple[list[Trace], int]:
+    """One text of a source for every prompt, and how many tokens of completions were drawn for them: 0 where no model wrote them.
 
     Raises:
         UserError: the task lacks what the source needs.
     """
     if source.gold is not None:
-        return [Trace(prompt.id, prompt.text, _gold(context, source, prompt)) for prompt in prompts]
+        return [Trace(prompt.id, prompt.text, _gold(context, source, prompt)) for prompt in prompts], 0
     assert source.teacher is not None
     loaded = context.teacher(source.teacher, calibration)
     completions = complete(
@@ -70,8 +75,8 @@ def draw_traces(context: TaskContext, source: Source, calibration: int | None, p
     if source.select is not None:
         drawn = _select(context, source, drawn)
     if source.cut == "answer_only":
-        return [_cut(context, trace) for trace in drawn]
-    return drawn
+        drawn = [_cut(context, trace) for trace in drawn]
+    return drawn, completions.n_tokens
 
 
 def load_traces(file: Path, queries: int) -> list[Trace]:

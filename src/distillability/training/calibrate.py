@@ -73,7 +73,8 @@ def calibrate_teacher(calibration: Calibration, progress: Callable[[int, int], N
     """Calibrate one teacher and save it as `folder/model`; resumes from its own checkpoints.
 
     Returns:
-        steps done, the step whose weights were kept, seconds of training, and why it stopped early (None where it did not).
+        steps done, the step whose weights were kept, seconds of training and tokens sampled (both since this process began), and why it
+        stopped early (None where it did not).
     """
     settings, folder = calibration.settings, calibration.folder
     trainer = calibration_trainer(calibration)
@@ -90,7 +91,8 @@ def calibrate_teacher(calibration: Calibration, progress: Callable[[int, int], N
         kept = _keep(trainer, calibration.loaded, folder / "checkpoints", stop)
         save(trainer, folder / "model", merge=settings.lora is not None and settings.lora.save == "merged")
     seconds = time.perf_counter() - record.started
-    return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "stopped": stop and stop.reason}
+    tokens = sum(row["tokens"] for row in trainer.metrics_file.rows if row["step"] > begun)
+    return {"steps": trainer.state.global_step, "kept_step": kept, "seconds": seconds, "tokens": tokens, "stopped": stop and stop.reason}
 
 
 def _train(trainer: CalibrationTrainer, record: StepRecord, checkpoint: Checkpoint | None) -> Stop | None:

@@ -45,6 +45,7 @@ class CalibrationTrainer(LeanGRPOTrainer):
     def pop_step(self) -> dict[str, Any]:
         """The metrics of the step: the reward's, and over the completions of all processes
 
+        tokens: of the completions, ends of turn included.
         entropy: the mean over sampled tokens of −log π_θ, in nats, which is unbiased for the entropy of the next token.
         anchor_nats: the mean over completions of Σ_t (log π_θ − log π₀); None without a reference.
         """
@@ -52,6 +53,7 @@ class CalibrationTrainer(LeanGRPOTrainer):
         columns = {key: self.accelerator.gather(torch.cat([part[key] for part in seen])) for key in seen[0]}
         return {
             **self.reward.metrics,
+            "tokens": int(columns["tokens"].sum()),
             "entropy": float(columns["surprisal"].sum() / columns["tokens"].sum()),
             "anchor_nats": float(columns["anchor"].mean()) if "anchor" in columns else None,
         }
