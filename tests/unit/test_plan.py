@@ -33,7 +33,7 @@ SMALL = {
     "num_attention_heads": 1,
 }
 MATRICES, HEAD = 4 * 16 + 3 * 32, 40
-SLOW = Hardware("slow", 1, {"float32": 1e3, "bfloat16": 2e3}, 100.0, 1e6, 0.5, 0.5, 3.0)
+SLOW = Hardware("slow", 1, {"float32": 1e3, "bfloat16": 2e3}, {"float32": 500.0, "bfloat16": 800.0}, 100.0, 1e6, 0.5, 0.5, 3.0)
 
 
 def _shape(**changes: Any) -> ModelShape:
@@ -83,7 +83,9 @@ def test_operations_of_a_pass_by_hand() -> None:
 def test_decoding_reads_each_prompt_once() -> None:
     common: dict[str, Any] = {"prompt": 6.0, "new": 4.0, "hardware": SLOW, "dtype": "float32", "batch": 8.0}
     one = decode(_shape(), prompts=1, rows=1, **common)
-    assert one.flops == 2 * 6 * MATRICES + 2 * HEAD + 4 * 4 * 6 * 6 + 4 * (2 * (MATRICES + HEAD) + 4 * 4 * 8)
+    assert one.flops == 2 * 6 * MATRICES + 2 * HEAD + 4 * 4 * 6 * 6
+    assert one.narrow == 4 * (2 * (MATRICES + HEAD) + 4 * 4 * 8)
+    assert one.operations == one.flops + one.narrow
     group = decode(_shape(), prompts=1, rows=8, **common)
     assert group.tokens == 6 + 8 * 4
     apart = decode(_shape(), prompts=8, rows=8, **common)
@@ -94,6 +96,7 @@ def test_decoding_reads_each_prompt_once() -> None:
 def test_time_is_products_then_bytes_then_calls() -> None:
     assert Work(flops=1000, moved=50, calls=4).seconds(SLOW, "float32") == pytest.approx((1 + 0.5) / 0.5 + 2)
     assert Work(flops=1000).seconds(SLOW, "bfloat16") == pytest.approx(1)
+    assert Work(narrow=1000).seconds(SLOW, "bfloat16") == pytest.approx(2.5)
 
 
 def test_memory_is_what_stays_and_the_largest_phase() -> None:
@@ -188,6 +191,7 @@ def test_this_machine_is_measured() -> None:
     found = this_machine(workers=2)
     assert found.devices == 2
     assert 1e8 < found.flops["float32"] < 1e15
+    assert 1e7 < found.narrow["bfloat16"] < 1e15
     assert 1e8 < found.bandwidth < 1e13
     assert 1e-8 < found.call_seconds < 1e-2
     assert not found.is_accelerator

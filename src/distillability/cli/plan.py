@@ -88,7 +88,7 @@ def _tables(planned: Plan) -> Iterator[Table]:
     work = _table("stage", "part", "jobs", "dtype", "tokens, M", "FLOP", "a job", numbers=3)
     for line in planned.lines:
         total = line.total(planned.hardware.devices)
-        amounts = f"{total.tokens / 1e6:,.2f}", f"{total.flops:.2e}", _duration(line.job_seconds(planned.hardware))
+        amounts = f"{total.tokens / 1e6:,.2f}", f"{total.operations:.2e}", _duration(line.job_seconds(planned.hardware))
         work.add_row(line.stage, printable(f"{line.task}: {line.part}"), str(line.jobs), line.dtype, *amounts)
     yield work
 

@@ -12,6 +12,7 @@ from distillability.errors import UserError
 
 __all__ = ["KNOWN", "Hardware", "named_hardware", "this_machine"]
 
+_FEW_ROWS = 32
 _REACHED_HERE = 0.45  # of the rates measured below: what the lab's stages reached on two cores (docs/plan.md)
 
 
@@ -21,6 +22,7 @@ class Hardware:
 
     Attributes:
         flops: floating-point operations a second of large products, by dtype.
+        narrow: the same of products of few rows, such as decoding consists of, where their weights are at hand.
         bandwidth: bytes read or written a second.
         memory: bytes.
         call_seconds: what one operation costs however small it is.
@@ -32,6 +34,7 @@ class Hardware:
     name: str
     devices: int
     flops: dict[str, float]
+    narrow: dict[str, float]
     bandwidth: float
     memory: float
     call_seconds: float
@@ -39,16 +42,19 @@ class Hardware:
     usd_per_hour: float | None
     is_accelerator: bool = True
 
-    def seconds(self, flops: float, moved: float, calls: float, dtype: str) -> float:
-        """Of one device: products, then what is moved, then the cost of the calls themselves."""
-        return (flops / self.flops[dtype] + moved / self.bandwidth) / self.utilisation + calls * self.call_seconds
+    def seconds(self, flops: float, narrow: float, moved: float, calls: float, dtype: str) -> float:
+        """Of one device: products, large ones and those of few rows, then what is moved, then the cost of the calls themselves."""
+        products = flops / self.flops[dtype] + narrow / self.narrow[dtype]
+        return (products + moved / self.bandwidth) / self.utilisation + calls * self.call_seconds
 
 
 def _device(name: str, bfloat16: float, float32: float, bandwidth: float, memory: float, usd: float) -> Hardware:
+    flops = {"bfloat16": bfloat16 * 1e12, "float32": float32 * 1e12}
     return Hardware(
         name=name,
         devices=1,
-        flops={"bfloat16": bfloat16 * 1e12, "float32": float32 * 1e12},
+        flops=flops,
+        narrow=flops,  # what bounds those is reading the weights
         bandwidth=bandwidth * 1e9,
         memory=memory * 1e9,
         call_seconds=5e-6,
@@ -83,7 +89,7 @@ def named_hardware(name: str) -> Hardware:
 
 
 def this_machine(workers: int) -> Hardware:
-    """The processor here, shared by so many processes: its rates with one process's share of the cores, measured in about a second.
+    """The processor here, shared by so many processes: its rates with one process's share of the cores, measured in about two seconds.
 
     Raises:
         UserError: torch is not installed.
@@ -97,19 +103,23 @@ def this_machine(workers: int) -> Hardware:
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     try:
-        flops = {"float32": _matrix_rate(torch.float32), "bfloat16": _matrix_rate(torch.bfloat16)}
+        flops, narrow = (
+            {name: _matrix_rate(rows, dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
+            for rows in (1024, _FEW_ROWS)
+        )
         bandwidth, call = _bandwidth(), _call_seconds()
     finally:
         torch.set_num_threads(threads)
     memory = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / workers
-    return Hardware("this", workers, flops, bandwidth, memory, call, _REACHED_HERE, None, is_accelerator=False)
+    return Hardware("this", workers, flops, narrow, bandwidth, memory, call, _REACHED_HERE, None, is_accelerator=False)
 
 
-def _matrix_rate(dtype: Any) -> float:
+def _matrix_rate(rows: int, dtype: Any) -> float:
+    """Of a product with as many weights as a layer of a small language model has in one, which stay in the cache."""
     import torch
 
-    a, b = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
-    return _best(lambda: a @ b, 2 * 1024**3)
+    inputs, weights = torch.randn(rows, 1024).to(dtype), torch.randn(1024, 1024).to(dtype)
+    return _best(lambda: inputs @ weights, 2 * rows * 1024**2)
 
 
 def _bandwidth() -> float:

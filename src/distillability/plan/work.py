@@ -6,7 +6,7 @@ are counts over the modules of transformers' Llama and over `rollouts/fast.py`, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from distillability.plan.hardware import Hardware
 from distillability.plan.shape import ModelShape
@@ -27,22 +27,28 @@ _FUSING_BYTES = 20  # a matrix weight of the decoder's copy: read, permuted, joi
 
 @dataclass(frozen=True)
 class Work:
-    """flops: of matrix products; moved: bytes; calls: operations started; tokens: that pass through a model."""
+    """flops: of large matrix products; narrow: of those of few rows; moved: bytes; calls: operations started; tokens: that pass through."""
 
     flops: float = 0.0
+    narrow: float = 0.0
     moved: float = 0.0
     calls: float = 0.0
     tokens: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.flops + other.flops, self.moved + other.moved, self.calls + other.calls, self.tokens + other.tokens)
+        return Work(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
     def __mul__(self, times: float) -> Work:
-        return Work(self.flops * times, self.moved * times, self.calls * times, self.tokens * times)
+        return Work(*(amount * times for amount in astuple(self)))
 
     def seconds(self, hardware: Hardware, dtype: str) -> float:
         """Of one device."""
-        return hardware.seconds(self.flops, self.moved, self.calls, dtype)
+        return hardware.seconds(self.flops, self.narrow, self.moved, self.calls, dtype)
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of all products."""
+        return self.flops + self.narrow
 
 
 def forward(
@@ -55,7 +61,7 @@ def forward(
     converted = passes * weights * (6 if dtype == "bfloat16" else 0)  # autocast reads float32 and writes half as much
     read = passes * weights * (2 if dtype == "bfloat16" else 4)
     moved = tokens * layers * _elementwise(shape, length, hardware, dtype) + positions * shape.vocab_size * _LOSS_BYTES + converted + read
-    return Work(flops, moved, passes * layers * _CALLS_A_LAYER[dtype], tokens)
+    return Work(flops=flops, moved=moved, calls=passes * layers * _CALLS_A_LAYER[dtype], tokens=tokens)
 
 
 def _elementwise(shape: ModelShape, length: float, hardware: Hardware, dtype: str) -> float:
@@ -89,5 +95,6 @@ def decode(
     flops = rows * new * (2 * weights + 4 * layers * shape.query_width * context)
     cache = item * rows * new * shape.cache(1) * context
     small = rows * new * (layers * _elementwise(shape, 0, hardware, "float32") / 2 + 8 * 4 * shape.vocab_size)
-    written = Work(flops, steps * item * weights * _NARROW + cache + small, steps * layers * _CALLS_A_DECODED_LAYER, rows * new)
+    moved = steps * item * weights * _NARROW + cache + small
+    written = Work(narrow=flops, moved=moved, calls=steps * layers * _CALLS_A_DECODED_LAYER, tokens=rows * new)
     return read + written + Work(moved=_FUSING_BYTES * shape.layer_matrices)

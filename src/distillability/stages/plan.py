@@ -78,7 +78,7 @@ class Plan:
     def _line(self, line: Line) -> dict[str, Any]:
         total = line.total(self.hardware.devices)
         named = {"task": line.task, "stage": line.stage, "part": line.part, "dtype": line.dtype, "jobs": line.jobs}
-        return named | {"tokens": total.tokens, "flops": total.flops, "job_seconds": line.job_seconds(self.hardware)}
+        return named | {"tokens": total.tokens, "flops": total.operations, "job_seconds": line.job_seconds(self.hardware)}
 
 
 def _memory(memory: Memory) -> dict[str, Any]:
