@@ -121,7 +121,7 @@ def test_a_task_that_plants_no_errors_swaps_answers() -> None:
     asked = [prompt for prompt in prompts for _ in range(2)]
     texts = ["x", "xx", "yy", "y", "zz", "zz", "no", "no"]
     grades = [Lengths().grade(prompt, text) for prompt, text in zip(asked, texts, strict=True)]
-    sampled = module._Sampled(asked, texts, [False] * 8, grades, [grade.right for grade in grades])
+    sampled = module._Sampled(asked, texts, [False] * 8, grades, [grade.right for grade in grades], 0)
     planted = module._planted(Lengths(), sampled)
     assert [(prompt.id, text) for prompt, text in planted] == [("a", "yy"), ("d", "x")]  # b's is right for c too, and d has none
 
