@@ -11,7 +11,7 @@ writes into FOLDER (`smollm` where not given), one after another:
     teacher           asked, trained on all modes of the maths family, crossed as the lab's teacher has them
     texts.jsonl       what the plain teacher answers, for the proxies
     student           some layers of base, healed on single operations
-    proxy             other layers of base, healed on the teacher's texts
+    proxy             other layers of base, healed on single operations and on the teacher's texts
     pieces            nothing but a tokenizer of byte pairs, learnt from the texts
     other_proxy       a small Qwen3 with that tokenizer, trained on the texts from random weights
     other_student     another, untrained
@@ -114,7 +114,7 @@ class Plan:
     asked: Training = Training(80, 8, 3e-4, "constant_with_warmup")
     modes: Training = Training(steps=110, batch_size=32, learning_rate=2e-4)
     single: Training = Training(steps=150, batch_size=16, learning_rate=5e-4)
-    healing: Training = Training(steps=200, batch_size=16, learning_rate=5e-4)
+    healing: Training = Training(steps=400, batch_size=16, learning_rate=5e-4)
     other: Training = Training(steps=1500, batch_size=48, learning_rate=2e-3)
     student_layers: int | tuple[int, ...] = (*range(7), 29)
     proxy_layers: int | tuple[int, ...] = (*range(9), 29)
@@ -457,26 +457,32 @@ def make_texts(made: Build) -> None:
 
 def make_student(made: Build) -> None:
     """It knows the operations and what a step looks like, one at a time; nothing of chains, nor of the order of their steps."""
-    rng, training = made.rng("student"), made.plan.single
-    prompts = [_draw(rng, 1) for _ in range(training.steps * training.batch_size)]
-    traces = [Trace(prompt.id, prompt.text, TASK.gold_steps(prompt)) for prompt in prompts]
-    _make_cut(made, "student", made.plan.student_layers, traces, training)
+    _make_cut(made, "student", made.plan.student_layers, [(_single_operations(made, "student"), made.plan.single)])
 
 
 def make_proxy(made: Build) -> None:
-    """It has read as many of the plain teacher's texts as a student will, or fewer."""
-    _make_cut(made, "proxy", made.plan.proxy_layers, _texts(made), made.plan.healing)
+    """It knows the operations as well, and has read the plain teacher's texts, as a student will."""
+    lessons = [(_single_operations(made, "proxy"), made.plan.single), (_texts(made), made.plan.healing)]
+    _make_cut(made, "proxy", made.plan.proxy_layers, lessons)
 
 
-def _make_cut(made: Build, name: str, layers: int | tuple[int, ...], traces: Sequence[Trace], training: Training) -> None:
+def _single_operations(made: Build, part: str) -> list[Trace]:
+    rng, training = made.rng(part), made.plan.single
+    prompts = [_draw(rng, 1) for _ in range(training.steps * training.batch_size)]
+    return [Trace(prompt.id, prompt.text, TASK.gold_steps(prompt)) for prompt in prompts]
+
+
+def _make_cut(made: Build, name: str, layers: int | tuple[int, ...], lessons: Sequence[tuple[Sequence[Trace], Training]]) -> None:
     loaded = _load_base(made)
     n_layers = loaded.model.config.num_hidden_layers
     kept = evenly_spaced(n_layers, layers) if isinstance(layers, int) else list(layers)
     keep_layers(loaded.model, kept)
     made.log(f"{name}: layers {', '.join(map(str, kept))} of {n_layers}, {loaded.model.num_parameters() / 1e6:.1f} M weights")
-    _train(made, name, loaded, traces, training)
+    for number, (traces, training) in enumerate(lessons, start=1):
+        _train(made, f"{name}-{number}", loaded, traces, training)
     _right_steps(made, loaded, name, "sampled")
-    _save(loaded, made.out / name, {"cut_from": "base", "layers": kept, "of_layers": n_layers, "trained_on": f"{len(traces)} texts"})
+    read = " and ".join(f"{len(traces)} texts" for traces, _ in lessons)
+    _save(loaded, made.out / name, {"cut_from": "base", "layers": kept, "of_layers": n_layers, "trained_on": read})
 
 
 def make_pieces(made: Build) -> None:

@@ -185,6 +185,7 @@ def test_two_steps_of_everything(tmp_path: Path) -> None:
         "calibrate.scale_prompts": 64,
         "calibrate.max_steps": 2,
         "distill.batch_size": 4,
+        "distill.arms": '[{sources=["plain","distillable","undistillable","plain_prefilled","gold_steps"]}]',
         "evaluate.student_prompts": 20,
         "evaluate.validate_prompts": 20,
         "evaluate.teacher_prompts": 20,
