@@ -13,6 +13,7 @@ from distillability.stages.ranks import is_main
 from distillability.stages.students import Student, students
 from distillability.stages.traces import buy_traces, load_traces, usable
 from distillability.training.distill import StudentSettings, distill_student
+from distillability.training.resume import last_checkpoint
 from distillability.training.signals import RecordedSignals
 
 __all__ = ["student_jobs", "student_settings", "trace_jobs"]
@@ -56,6 +57,7 @@ def _distill(context: TaskContext, student: Student) -> int | None:
     signals = _signals(context, student, len(traces)) if objective.needs_teacher_logits else None
     live = objective.needs_teacher_logits and (signals is None or student.on_policy_share > 0)
     source = context.source(student.source)
+    resumed = last_checkpoint(folder / "checkpoints") is not None
     outcome = distill_student(
         student=context.untrained_student(student.seed),
         objective=objective,
@@ -66,8 +68,7 @@ def _distill(context: TaskContext, student: Student) -> int | None:
         autocast_dtype=context.student_dtype,
         folder=folder,
     )
-    begun = outcome.pop("begun")
-    tokens = None if begun else int(outcome["tokens"])  # a resumed job did not see them all
+    tokens = None if resumed else int(outcome["tokens"])  # those before the interruption are in no time that is known
     if not is_main():
         return tokens
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -191,7 +191,7 @@ def distill_student(
         teacher: asked at every step where nothing is recorded, and for the student's own completions. Same vocabulary as the student.
 
     Returns:
-        steps, the step it went on from, seconds since then, tokens of the traces seen (all visits counted).
+        steps, seconds, tokens of the traces seen (all visits counted).
     """
     if any(trace.truncated for trace in traces) or not traces:
         raise ValueError("a student learns from complete traces, at least one")
@@ -208,7 +208,6 @@ def distill_student(
     rows_seen = trainer.state.global_step * settings.batch_size * settings.gradient_accumulation_steps
     return {
         "steps": trainer.state.global_step,
-        "begun": checkpoint.step if checkpoint else 0,
         "seconds": time.perf_counter() - record.started,
         "tokens": round(mean_length * rows_seen),
     }
