@@ -15,10 +15,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from _synthetic_run import HOSTILE, OBJECTIVES, full_rows, student_rows, teacher_rows, write_run
+from _synthetic_run import HOSTILE, OBJECTIVES, full_rows, manifest, student_rows, teacher_rows, write_run
 
 from distillability.errors import UserError
 from distillability.report import build_report, headline_table, headline_text
+from distillability.report.costs import costs_of
 from distillability.report.figures import calibration_picture, queries_picture
 from distillability.report.folder import Curve, read_run
 from distillability.report.limits import limits
@@ -83,6 +84,17 @@ def test_a_full_run_gives_page_markdown_and_pictures(full: Path, page: Page) -> 
     assert all(f"figures/{name}.png" in told for name in ("knob", "queries", "calibration"))
     assert "reconstruction of arXiv 2604.18963" in told
     assert "reconstruction of arXiv 2604.18963" in page.text
+
+
+def test_what_it_took_counts_only_what_was_counted(full: Path, page: Page) -> None:
+    told = (full / "report.md").read_text(encoding="utf-8")
+    assert "| calibrate: calibration | 2 | 13.3 min | 40% | 160,000 | 200 | 1.50 GB |" in told
+    assert "| distill: traces | 3 | 3.3 min | 10% | 0 | – | not known |" in told
+    assert "| diagnose: diagnosis | 1 | 16.7 min | 50% | not counted | – | 0.90 GB |" in told
+    assert "What it took" in page.text
+    assert costs_of({}, {}) is None
+    two = costs_of(manifest(), {"workers": 2})
+    assert two is not None and two.memory == "3.00 GB at most in all 2 together"
 
 
 def test_the_same_folder_gives_the_same_report(full: Path) -> None:

@@ -26,7 +26,7 @@ def costs_of(manifest: dict[str, Any], recipe: dict[str, Any]) -> Costs | None:
         return None
     highest = max((kind["memory"] for kind in kinds if kind["memory"] is not None), default=None)
     workers = int(recipe.get("workers", 1))
-    together = None if highest is None else f"{_gigabytes(highest * workers)} at most by all {workers} processes that did them"
+    together = None if highest is None else f"{_gigabytes(highest * workers)} at most in all {workers} together"
     return Costs([_line(kind, total) for kind in kinds], together if workers > 1 else None)
 
 
