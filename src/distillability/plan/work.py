@@ -21,6 +21,7 @@ _OPTIMISER_CALLS = 12
 _TRAINER_CALLS = 2500
 _OPTIMISER_BYTES = 44  # a weight: gradient, both moments and weight read, three written; its norm; clearing it
 _LOSS_BYTES = 24  # a logit: written, read and written by softmax, read by the loss
+_FEW_ROWS = 64  # up to which a product is slow for its size
 _NARROW = 2  # products of few rows read weights at about half the bandwidth of elementwise operations
 _FUSING_BYTES = 20  # a matrix weight of the decoder's copy: read, permuted, joined, scaled, converted
 
@@ -96,5 +97,6 @@ def decode(
     cache = item * rows * new * shape.cache(1) * context
     small = rows * new * (layers * _elementwise(shape, 0, hardware, "float32") / 2 + 8 * 4 * shape.vocab_size)
     moved = steps * item * weights * _NARROW + cache + small
-    written = Work(narrow=flops, moved=moved, calls=steps * layers * _CALLS_A_DECODED_LAYER, tokens=rows * new)
+    written = Work(moved=moved, calls=steps * layers * _CALLS_A_DECODED_LAYER, tokens=rows * new)
+    written = replace(written, **{"narrow" if min(rows, batch) <= _FEW_ROWS else "flops": flops})
     return read + written + Work(moved=_FUSING_BYTES * shape.layer_matrices)
