@@ -385,7 +385,7 @@ class _Told(TrainerCallback):
 
 
 def _values_right(made: Build, loaded: LoadedModel, name: str) -> float:
-    """Share of results that are right with all operations unseen, greedily, after two other chains."""
+    """Share of results that are right with no operation written out, greedily, after two other chains."""
     rng, tokenizer = made.rng("checked values"), load_tokenizer(made.out / "base")
     tokenizer.chat_template = "3+4=7;5*3=5;{{ messages[0]['content'] }}="
     prompts = [_draw(rng, TASK.depth - 1) for _ in range(made.plan.checked)]

@@ -12,7 +12,7 @@ from distillability.errors import UserError
 
 __all__ = ["KNOWN", "Hardware", "named_hardware", "this_machine"]
 
-_FEW_ROWS = 32
+_NARROW_ROWS = 32  # of the products that stand for those of few rows
 _REACHED_HERE = 0.45  # of the rates measured below: what the lab's stages reached on two cores (docs/plan.md)
 
 
@@ -105,7 +105,7 @@ def this_machine(workers: int) -> Hardware:
     try:
         flops, narrow = (
             {name: _matrix_rate(rows, dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
-            for rows in (1024, _FEW_ROWS)
+            for rows in (1024, _NARROW_ROWS)
         )
         bandwidth, call = _bandwidth(), _call_seconds()
     finally:

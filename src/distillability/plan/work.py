@@ -97,6 +97,12 @@ def decode(
     cache = item * rows * new * shape.cache(1) * context
     small = rows * new * (layers * _elementwise(shape, 0, hardware, "float32") / 2 + 8 * 4 * shape.vocab_size)
     moved = steps * item * weights * _NARROW + cache + small
-    written = Work(moved=moved, calls=steps * layers * _CALLS_A_DECODED_LAYER, tokens=rows * new)
-    written = replace(written, **{"narrow" if min(rows, batch) <= _FEW_ROWS else "flops": flops})
+    few = min(rows, batch) <= _FEW_ROWS
+    written = Work(
+        flops=0.0 if few else flops,
+        narrow=flops if few else 0.0,
+        moved=moved,
+        calls=steps * layers * _CALLS_A_DECODED_LAYER,
+        tokens=rows * new,
+    )
     return read + written + Work(moved=_FUSING_BYTES * shape.layer_matrices)
