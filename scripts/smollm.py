@@ -10,18 +10,16 @@ writes into FOLDER (`smollm` where not given), one after another:
     asked             values, trained on them where a hard text asks for them
     teacher           asked, trained on all modes of the maths family, crossed as the lab's teacher has them
     texts.jsonl       what the plain teacher answers, for the proxies
-    student           some layers of base, healed on single operations
-    proxy             other layers of base, healed on single operations and on the teacher's texts
     pieces            nothing but a tokenizer of byte pairs, learnt from the texts
-    other_proxy       a small Qwen3 with that tokenizer, trained on the texts from random weights
-    other_student     another, untrained
+    proxy             a small Qwen3 with that tokenizer, trained on the texts from random weights
+    student           another with the teacher's tokenizer, untrained
+    other_student     another with the byte pairs, untrained
 
 A part that is there is not made again, and one that was interrupted goes on from its last checkpoint. Every part appears whole or not
 at all.
 
 Maths, since SmolLM2's tokenizer gives every digit and every sign of it a token of its own: easy and hard texts are equally long in
-tokens, as in bytes, and no joined piece (`BN`, `){`, as in the other families) hides what a step does. The model has seen sums of
-digits before, so a cut one is expected to learn soon what steps ask for that are one operation each. Chains have three operations: the
+tokens, as in bytes, and no joined piece (`BN`, `){`, as in the other families) hides what a step does. Chains have three operations: the
 hard modes then begin with the result of two unseen ones, for which a teacher is given tens of thousands of examples before whole texts:
 short chains, twelve a text, learnt at their results alone.
 """
@@ -58,7 +56,6 @@ from distillability.files import new_folder, read_json, read_jsonl, write_json, 
 from distillability.lab.tokenizers import byte_pair_tokenizer
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.models.convert import convert
-from distillability.models.cut import evenly_spaced, keep_layers
 from distillability.models.dtype import faster_autocast
 from distillability.models.load import LoadedModel, load_model, load_tokenizer
 from distillability.objectives import build_objective
@@ -102,9 +99,8 @@ class Plan:
         values, asked, modes: of one round, in texts of `CHAINS` chains, of `TURNS` questions, or of one; `rounds` at most, until `mastered`
             of the results are right, or `least_right` of the teacher's sampled texts by their steps.
         singles: the first steps of all are of single operations: mixed in from the start, neither they nor two at once are learnt.
-        student_layers, proxy_layers: which layers of the base model are kept, or how many, evenly spaced.
-        texts: bought of the plain teacher for the proxies.
-        checked: validate prompts that the teacher, the student and the proxies are asked.
+        texts: bought of the plain teacher for the proxy.
+        checked: validate prompts that the teacher and the proxy are asked.
     """
 
     values: Training = Training(150, 8, 4e-4, "constant_with_warmup")
@@ -113,14 +109,10 @@ class Plan:
     mastered: float = 0.95
     asked: Training = Training(80, 8, 3e-4, "constant_with_warmup")
     modes: Training = Training(steps=110, batch_size=32, learning_rate=2e-4)
-    single: Training = Training(steps=150, batch_size=16, learning_rate=5e-4)
-    healing: Training = Training(steps=400, batch_size=16, learning_rate=5e-4)
-    other: Training = Training(steps=1500, batch_size=48, learning_rate=2e-3)
-    student_layers: int | tuple[int, ...] = (*range(7), 29)
-    proxy_layers: int | tuple[int, ...] = (*range(9), 29)
+    proxy: Training = Training(steps=1500, batch_size=48, learning_rate=2e-3)
     texts: int = 1000
-    checked: int = 300
-    least_right: float = 0.95
+    checked: int = 600
+    least_right: float = 0.97
 
 
 @dataclass(frozen=True)
@@ -210,7 +202,7 @@ def make_values(made: Build) -> None:
 def make_asked(made: Build) -> None:
     """The same where a hard text asks for it: after a whole question and the number of its last step, many turns a text."""
 
-    def rows(tokenizer: Any, rng: random.Random, number: int) -> list[dict[str, list[int]]]:
+    def rows(tokenizer: Any, rng: random.Random, _: int) -> list[dict[str, list[int]]]:
         return [_turns(tokenizer, rng) for _ in range(made.plan.asked.steps * made.plan.asked.batch_size)]
 
     _in_rounds(made, "asked", load_model(made.out / "values"), made.plan.asked, rows, _asked_right, made.plan.mastered)
@@ -257,15 +249,20 @@ def _chains(tokenizer: Any, rng: random.Random, single: float) -> dict[str, list
     row: dict[str, list[int]] = {"input_ids": [], "labels": [], "again": []}
     for _ in range(CHAINS):
         prompt = _draw(rng, 1 if rng.random() < single else TASK.depth - 1)
-        steps, answer = TASK.work(prompt)
-        results = [step[-2] for step in steps]  # `1:7+3=0;`
-        text = f"{prompt.text}={answer};"
-        told = [None] * 3 + [part for result in results for part in (result, None)]
-        told[-1:] = [answer, None]
-        row["input_ids"] += _digits(tokenizer, text)
-        row["labels"] += [IGNORE if digit is None else _digits(tokenizer, digit)[0] for digit in told]
-        row["again"] += [0] * 3 + [count for number in range(1, len(results) + 1) for count in (number, 0)] + [0]
+        ids = _digits(tokenizer, f"{prompt.text}={prompt.answer};")
+        chain = {"input_ids": ids, "labels": [IGNORE] * len(ids), "again": [0] * len(ids)}
+        _ask_results(chain, tokenizer, prompt, 0, len(TASK.work(prompt)[0]))
+        chain["labels"][-2] = ids[-2]
+        for name, values in chain.items():
+            row[name] += values
     return row
+
+
+def _ask_results(row: dict[str, list[int]], tokenizer: Any, prompt: Prompt, start: int, operations: int) -> None:
+    """After each operand of a chain that begins at `start`, `7+3*9`, the result so far, of the first `operations`."""
+    for count, step in enumerate(TASK.work(prompt)[0][:operations], start=1):  # `1:7+3=0;`
+        place = start + 2 * count + 1
+        row["labels"][place], row["again"][place] = _digits(tokenizer, step[-2])[0], count
 
 
 def _turns(tokenizer: Any, rng: random.Random) -> dict[str, list[int]]:
@@ -291,12 +288,11 @@ def _turn(tokenizer: Any, prompt: Prompt, mode: Mode, *, whole: bool) -> dict[st
     labels, again = [IGNORE] * len(asked) + (answer if whole else [IGNORE] * (len(answer) - 1) + answer[-1:]), [0] * len(asked + answer)
     if whole and span is not None:
         again[len(asked) + len(completion_ids(tokenizer, text[: span[0]]))] = TASK.depth
-    operand = next(place for place in range(len(asked)) if asked[place : place + len(question)] == question)
-    for count, step in enumerate(TASK.work(prompt)[0][:-1], start=1):
-        operand += 2  # `7+3*9-8`
-        labels[operand + 1], again[operand + 1] = _digits(tokenizer, step[-2])[0], count
     end = end_of_turn_id(tokenizer)
-    return {"input_ids": asked + answer + [end], "labels": [*labels, end if whole else IGNORE], "again": [*again, 0]}
+    row = {"input_ids": asked + answer + [end], "labels": [*labels, end if whole else IGNORE], "again": [*again, 0]}
+    start = next(place for place in range(len(asked)) if asked[place : place + len(question)] == question)
+    _ask_results(row, tokenizer, prompt, start, TASK.depth - 1)
+    return row
 
 
 def _digits(tokenizer: Any, text: str) -> list[int]:
@@ -419,7 +415,7 @@ def _asked_right(made: Build, loaded: LoadedModel, name: str) -> float:
 def make_teacher(made: Build) -> None:
     """All modes, as often as the family says; the results are still asked for, else they are lost while the rest is learnt."""
 
-    def rows(tokenizer: Any, rng: random.Random, number: int) -> list[dict[str, list[int]]]:
+    def rows(tokenizer: Any, rng: random.Random, _: int) -> list[dict[str, list[int]]]:
         prompts = [_draw(rng, TASK.depth) for _ in range(made.plan.modes.steps * made.plan.modes.batch_size)]
         return [_turn(tokenizer, prompt, TASK.draw_mode(rng, prompt), whole=True) for prompt in prompts]
 
@@ -455,36 +451,6 @@ def make_texts(made: Build) -> None:
 # Smaller models
 
 
-def make_student(made: Build) -> None:
-    """It knows the operations and what a step looks like, one at a time; nothing of chains, nor of the order of their steps."""
-    _make_cut(made, "student", made.plan.student_layers, [(_single_operations(made, "student"), made.plan.single)])
-
-
-def make_proxy(made: Build) -> None:
-    """It knows the operations as well, and has read the plain teacher's texts, as a student will."""
-    lessons = [(_single_operations(made, "proxy"), made.plan.single), (_texts(made), made.plan.healing)]
-    _make_cut(made, "proxy", made.plan.proxy_layers, lessons)
-
-
-def _single_operations(made: Build, part: str) -> list[Trace]:
-    rng, training = made.rng(part), made.plan.single
-    prompts = [_draw(rng, 1) for _ in range(training.steps * training.batch_size)]
-    return [Trace(prompt.id, prompt.text, TASK.gold_steps(prompt)) for prompt in prompts]
-
-
-def _make_cut(made: Build, name: str, layers: int | tuple[int, ...], lessons: Sequence[tuple[Sequence[Trace], Training]]) -> None:
-    loaded = _load_base(made)
-    n_layers = loaded.model.config.num_hidden_layers
-    kept = evenly_spaced(n_layers, layers) if isinstance(layers, int) else list(layers)
-    keep_layers(loaded.model, kept)
-    made.log(f"{name}: layers {', '.join(map(str, kept))} of {n_layers}, {loaded.model.num_parameters() / 1e6:.1f} M weights")
-    for number, (traces, training) in enumerate(lessons, start=1):
-        _train(made, f"{name}-{number}", loaded, traces, training)
-    _right_steps(made, loaded, name, "sampled")
-    read = " and ".join(f"{len(traces)} texts" for traces, _ in lessons)
-    _save(loaded, made.out / name, {"cut_from": "base", "layers": kept, "of_layers": n_layers, "trained_on": read})
-
-
 def make_pieces(made: Build) -> None:
     """A tokenizer that shares no piece with SmolLM2's beside single characters."""
     texts = [part for trace in _texts(made) for part in (trace.prompt, trace.text)]
@@ -492,21 +458,26 @@ def make_pieces(made: Build) -> None:
         byte_pair_tokenizer(texts, vocabulary=128).save_pretrained(temporary)
 
 
-def make_other_proxy(made: Build) -> None:
-    """Like the lab's proxy, and trained as that is."""
-    loaded = _qwen(made, "other_proxy", layers=2, width=64)
-    _train(made, "other_proxy", loaded, _texts(made), made.plan.other)
-    _right_steps(made, loaded, "other_proxy", "sampled")
-    _save(loaded, made.out / "other_proxy", {"trained_on": f"{len(_texts(made))} texts of the teacher"})
+def make_proxy(made: Build) -> None:
+    """Like the lab's proxy, and trained as that is: it has read the plain teacher's texts, as a student will."""
+    loaded = _small(made, "proxy", "pieces", layers=2, width=64)
+    _train(made, "proxy", loaded, _texts(made), made.plan.proxy)
+    _right_steps(made, loaded, "proxy", "sampled")
+    _save(loaded, made.out / "proxy", {"trained_on": f"{len(_texts(made))} texts of the teacher"})
+
+
+def make_student(made: Build) -> None:
+    """Random weights, the teacher's vocabulary: its logits can be compared with the teacher's."""
+    _save(_small(made, "student", "teacher", layers=2, width=64), made.out / "student", {"trained_on": "nothing"})
 
 
 def make_other_student(made: Build) -> None:
-    """Random weights."""
-    _save(_qwen(made, "other_student", layers=3, width=64), made.out / "other_student", {"trained_on": "nothing"})
+    """Random weights, and a vocabulary of its own: it can learn from texts alone."""
+    _save(_small(made, "other_student", "pieces", layers=2, width=64), made.out / "other_student", {"trained_on": "nothing"})
 
 
-def _qwen(made: Build, name: str, *, layers: int, width: int) -> LoadedModel:
-    tokenizer = load_tokenizer(made.out / "pieces")
+def _small(made: Build, name: str, tokenizer_of: str, *, layers: int, width: int) -> LoadedModel:
+    tokenizer = load_tokenizer(made.out / tokenizer_of)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -532,10 +503,9 @@ PARTS: dict[str, tuple[str, Callable[[Build], None]]] = {
     "asked": ("asked", make_asked),
     "teacher": ("teacher", make_teacher),
     "texts": ("texts.jsonl", make_texts),
-    "student": ("student", make_student),
-    "proxy": ("proxy", make_proxy),
     "pieces": ("pieces", make_pieces),
-    "other_proxy": ("other_proxy", make_other_proxy),
+    "proxy": ("proxy", make_proxy),
+    "student": ("student", make_student),
     "other_student": ("other_student", make_other_student),
 }
 

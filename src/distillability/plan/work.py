@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, replace
 from distillability.plan.hardware import Hardware
 from distillability.plan.shape import ModelShape
 
-__all__ = ["Work", "backward", "decode", "forward", "optimiser_step"]
+__all__ = ["Work", "backward", "decode", "forward", "optimiser_step", "project"]
 
 # In units of the smallest operation's cost, Python between operations included: a forward pass through a layer, a layer of our decoder, the
 # optimiser's work on a tensor, a trainer's step without any of these.
@@ -57,12 +57,23 @@ def forward(
 ) -> Work:
     """One pass over `rows` texts of `length` tokens, logits at `positions` of them in all, cut into so many passes."""
     tokens, layers = rows * length, shape.num_hidden_layers
-    flops = 2 * tokens * shape.layer_matrices + 2 * positions * shape.head + 4 * layers * shape.query_width * tokens * length
-    weights = shape.layer_matrices + shape.head
-    converted = passes * weights * (6 if dtype == "bfloat16" else 0)  # autocast reads float32 and writes half as much
-    read = passes * weights * (2 if dtype == "bfloat16" else 4)
-    moved = tokens * layers * _elementwise(shape, length, hardware, dtype) + positions * shape.vocab_size * _LOSS_BYTES + converted + read
-    return Work(flops=flops, moved=moved, calls=passes * layers * _CALLS_A_LAYER[dtype], tokens=tokens)
+    body = Work(
+        flops=2 * tokens * shape.layer_matrices + 4 * layers * shape.query_width * tokens * length,
+        moved=tokens * layers * _elementwise(shape, length, hardware, dtype) + passes * _read(shape.layer_matrices, dtype),
+        calls=passes * layers * _CALLS_A_LAYER[dtype],
+        tokens=tokens,
+    )
+    return body + project(shape, positions=positions, dtype=dtype, passes=passes)
+
+
+def project(shape: ModelShape, *, positions: float, dtype: str, passes: float = 1.0) -> Work:
+    """Logits of hidden states at `positions` in all, and what a loss reads and writes of them."""
+    return Work(flops=2 * positions * shape.head, moved=positions * shape.vocab_size * _LOSS_BYTES + passes * _read(shape.head, dtype))
+
+
+def _read(weights: float, dtype: str) -> float:
+    """Bytes of weights in float32 that a product reads; autocast reads them, writes half as much and reads that."""
+    return weights * (8 if dtype == "bfloat16" else 4)
 
 
 def _elementwise(shape: ModelShape, length: float, hardware: Hardware, dtype: str) -> float:

@@ -59,7 +59,7 @@ def _students(task: PlannedTask) -> Memory:
     told = [student for student in task.students if student.objective not in TEXT_OBJECTIVES]
     recorded = max((student.queries for student in told if task.is_recorded(student.queries)), default=0)
     if recorded:
-        stays["recorded signals"] = 2 * recorded * task.lengths("teacher").completion * task.shape("teacher").vocab_size
+        stays["recorded signals"] = task.record(recorded)[1]
     if any(student.on_policy_share or not task.is_recorded(student.queries) for student in told):
         stays["teacher"] = 4.0 * task.shape("teacher").n_weights
     return Memory(stays, {"update": _update(task, "student", task.recipe.distill.batch_size)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from distillability.config.recipe import Recipe
 from distillability.config.recipe import Task as TaskConfig
@@ -134,9 +135,16 @@ class PlannedTask:
         """How many of the completions of one prompt differ."""
         return max(1.0, samples * self.assumptions.distinct)
 
-    def is_recorded(self, queries: int) -> bool:
-        """Whether a teacher's signals of so many traces are small enough to be kept."""
-        return 2 * queries * self.lengths("teacher").completion * self.shape("teacher").vocab_size <= _RECORD_BYTES
+    def record(self, queries: float) -> tuple[Literal["states", "log-probabilities"], float]:
+        """What is kept of a teacher's forward pass over so many traces, and its bytes: states with the head where they take less place."""
+        shape, n_tokens = self.shape("teacher"), queries * self.lengths("teacher").completion
+        states = (2 if self.dtype("teacher") == "bfloat16" else 4) * (n_tokens + shape.vocab_size) * shape.hidden_size
+        logprobs = 2 * n_tokens * shape.vocab_size
+        return ("states", states) if states < logprobs else ("log-probabilities", logprobs)
+
+    def is_recorded(self, queries: float) -> bool:
+        """Whether that is small enough to be kept."""
+        return self.record(queries)[1] <= _RECORD_BYTES
 
     def forward(self, role: str, *, rows: float, positions: float | None = None, dtype: str | None = None, passes: float = 1) -> Work:
         """A pass over whole texts of the task, logits at completions unless `positions` says how many."""

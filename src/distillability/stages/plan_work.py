@@ -10,13 +10,14 @@ from typing import Literal
 from distillability.config.sources import parse_source
 from distillability.errors import UserError
 from distillability.plan.hardware import Hardware
-from distillability.plan.work import Work, backward, decode, optimiser_step
+from distillability.plan.work import Work, backward, decode, optimiser_step, project
 from distillability.stages.plan_task import TEXT_OBJECTIVES, PlannedTask
 from distillability.stages.students import Student
 
 __all__ = ["Line", "StageName", "elapsed", "lines_of"]
 
 StageName = Literal["calibrate", "traces", "students", "evaluate"]
+_Asked = Literal["from traces", "from recorded states", "asking the teacher"]
 
 _SCORED_TEXTS = 1000  # of a teacher, in the evaluate stage
 _SCORER_TOKENS = 16_384  # padded tokens that a scorer forwards at once
@@ -162,24 +163,35 @@ def _bought(task: PlannedTask, name: str, queries: int) -> Work:
 
 
 def _students(task: PlannedTask) -> Iterator[Line]:
-    alike: Counter[tuple[bool, float, int]] = Counter()
-    for student in task.students:
-        live = student.objective not in TEXT_OBJECTIVES and not task.is_recorded(student.queries)
-        alike[live, student.on_policy_share, student.steps] += 1
-    for (live, share, steps), jobs in alike.items():
-        how = "asking the teacher" if live else "from traces"
-        part = f"{steps} steps, {how}{f', {share:.0%} on their own texts' if share else ''}"
-        yield _line(task, "students", part, _student_step(task, live, share) * steps, jobs, "student", is_training=True)
+    alike: Counter[tuple[_Asked, float, int]] = Counter(
+        (_asked(task, student), student.on_policy_share, student.steps) for student in task.students
+    )
+    for (asked, share, steps), jobs in alike.items():
+        part = f"{steps} steps, {asked}{f', {share:.0%} on their own texts' if share else ''}"
+        yield _line(task, "students", part, _student_step(task, asked, share) * steps, jobs, "student", is_training=True)
 
 
-def _student_step(task: PlannedTask, live: bool, on_policy_share: float) -> Work:
+def _asked(task: PlannedTask, student: Student) -> _Asked:
+    if student.objective in TEXT_OBJECTIVES:
+        return "from traces"
+    if not task.is_recorded(student.queries):
+        return "asking the teacher"
+    return "from recorded states" if task.record(student.queries)[0] == "states" else "from traces"
+
+
+def _student_step(task: PlannedTask, asked: _Asked, on_policy_share: float) -> Work:
     settings = task.recipe.distill
     rows, micro_batches = settings.batch_size, settings.gradient_accumulation_steps
     once = task.forward("student", rows=rows)
     step = (once + backward(once)) * micro_batches + optimiser_step(task.shape("student"), task.trained("student"))
-    asked = 1.0 if live else on_policy_share
-    if asked:
-        step = step + task.forward("teacher", rows=rows) * (asked * micro_batches)
+    on_traces = 1.0 - on_policy_share
+    if asked == "from recorded states":
+        positions = rows * task.lengths("teacher").completion
+        logits = project(task.shape("teacher"), positions=positions, dtype=task.dtype("teacher"))
+        step = step + logits * (on_traces * micro_batches)
+    live = 1.0 if asked == "asking the teacher" else on_policy_share
+    if live:
+        step = step + task.forward("teacher", rows=rows) * (live * micro_batches)
     if on_policy_share:
         step = step + _decode(task, "student", rows) * (on_policy_share * micro_batches)
     return step

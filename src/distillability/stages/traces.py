@@ -24,7 +24,7 @@ __all__ = ["buy_traces", "draw_traces", "load_traces", "usable"]
 
 
 def buy_traces(context: TaskContext, source_name: str, calibration: int | None, queries: int, recorded: int, proof: Path) -> int:
-    """Write `queries` traces of one source, graded, and record the teacher's log-probabilities of the first `recorded` of them.
+    """Write `queries` traces of one source, graded, and record what the teacher says along the first `recorded` of them.
 
     Returns:
         Tokens of the completions that were drawn.
@@ -38,7 +38,7 @@ def buy_traces(context: TaskContext, source_name: str, calibration: int | None, 
         assert source.teacher is not None
         teacher = context.teacher(source.teacher, calibration)
         kept = usable(traces[:recorded])
-        if worth_recording(teacher, kept):
+        if worth_recording(teacher, kept, autocast_dtype=context.teacher_dtype):
             signals = record_signals(teacher, kept, autocast_dtype=context.teacher_dtype)
             signals.save(signals_file(context.run, context.task_name, source_name, calibration))
     write_json(proof, {"source": source_name, "calibration": calibration, "queries": len(prompts), "recorded": recorded})

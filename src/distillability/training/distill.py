@@ -77,7 +77,7 @@ class _Prompts:
 
 
 def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
-    """input_ids, attention_mask, labels [B, T], right-padded; teacher [N, V] in the order of the valid positions."""
+    """input_ids, attention_mask, labels [B, T], right-padded; teacher [N, V or D] in the order of the valid positions."""
     examples: list[Example] = [row["example"] for row in rows]
     width = max(len(example.ids) for example in examples)
     batch: dict[str, Any] = {
@@ -101,6 +101,7 @@ class _StudentTrainer(Trainer):
     student: LoadedModel
     settings: StudentSettings
     plain_head: dict[str, bool]  # of the student and the teacher
+    recorded_head: torch.nn.Module  # makes logits of what was recorded
     # The loss below is divided by the token count of the whole accumulation window, so nobody may divide it again.
     loss_is_scaled_for_ga = True
 
@@ -131,8 +132,8 @@ class _StudentTrainer(Trainer):
         if not self.objective.needs_teacher_logits:
             return lambda part: None
         if "teacher" in inputs:
-            recorded: torch.Tensor = inputs["teacher"]
-            return lambda part: recorded[part]
+            recorded, project = inputs["teacher"], projector(self.recorded_head)
+            return torch.no_grad()(lambda part: project(recorded[part]))
         if self.teacher is None:
             raise ValueError(f"{self.objective.name} needs recorded teacher signals or a live teacher")
         with torch.no_grad():
@@ -187,7 +188,7 @@ def distill_student(
 
     Args:
         traces: complete ones only (no truncated text is a target).
-        signals: recorded teacher log-probabilities of exactly these traces; None where the objective needs none or `teacher` is live.
+        signals: what the teacher said, of exactly these traces; None where the objective needs nothing or `teacher` is live.
         teacher: asked at every step where nothing is recorded, and for the student's own completions. Same vocabulary as the student.
 
     Returns:
@@ -236,6 +237,8 @@ def student_trainer(
     )
     trainer.objective, trainer.teacher, trainer.student, trainer.settings = objective, teacher, student, settings
     trainer.plain_head = plain_head
+    if signals is not None:
+        trainer.recorded_head = signals.head().to(student.device)
     return trainer
 
 
