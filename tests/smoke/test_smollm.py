@@ -6,6 +6,7 @@ import json
 import operator
 import random
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -173,7 +174,8 @@ def test_the_recipe_validates_beside_the_built_models(built: tuple[Path, list[st
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_two_steps_of_everything(recipe: str, tmp_path: Path) -> None:
-    """The recipe itself, with the lab's models in the place of those that take half an hour to build."""
+    """The recipe itself, one student of each source, with the lab's models in the place of those that take half an hour to build."""
+    wanted = [(arm["sources"], arm.get("objectives", ["seqkd"])) for arm in tomllib.loads(Path(recipe).read_text())["distill"]["arms"]]
     small = {
         "workers": 1,
         "calibrate.prompts_per_step": 2,
@@ -182,6 +184,7 @@ def test_two_steps_of_everything(recipe: str, tmp_path: Path) -> None:
         "calibrate.max_steps": 2,
         "calibrate.calibrations": 1,
         "distill.batch_size": 4,
+        "distill.arms": f"[{', '.join(f'{{sources={json.dumps(sources)}, objectives={json.dumps(names)}}}' for sources, names in wanted)}]",
         "evaluate.student_prompts": 20,
         "evaluate.validate_prompts": 20,
         "evaluate.teacher_prompts": 20,
@@ -197,4 +200,4 @@ def test_two_steps_of_everything(recipe: str, tmp_path: Path) -> None:
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["run"]["complete"]
     students = {row["source"] for row in results["rows"] if row["role"] == "student"}
-    assert students >= {"plain", "distillable", "undistillable"}
+    assert students >= {source for sources, _ in wanted for source in sources}
