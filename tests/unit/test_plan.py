@@ -18,7 +18,7 @@ from distillability.plan.hardware import Hardware, named_hardware, this_machine
 from distillability.plan.lengths import prompt_tokens
 from distillability.plan.memory import Memory, training_activations
 from distillability.plan.shape import ModelShape, model_shape
-from distillability.plan.work import Work, backward, decode, forward, optimiser_step
+from distillability.plan.work import Work, backward, decode, forward, optimiser_step, project
 from distillability.stages.plan import Assumptions, Plan, plan_recipe
 from distillability.stages.plan_work import Line, elapsed
 from paper_models import MODELS, hub_config
@@ -78,6 +78,15 @@ def test_operations_of_a_pass_by_hand() -> None:
     assert backward(work).flops == 2 * work.flops
     assert backward(work, whole=False).flops == work.flops
     assert (work + work).flops == (work * 2).flops == 2 * work.flops
+
+
+def test_logits_are_a_part_of_a_pass() -> None:
+    common: dict[str, Any] = {"rows": 2, "length": 5, "hardware": SLOW, "dtype": "bfloat16"}
+    whole, body = forward(_shape(), positions=7, **common), forward(_shape(), positions=0, **common)
+    logits, none = (project(_shape(), positions=positions, dtype="bfloat16") for positions in (7, 0))
+    assert logits.flops == whole.flops - body.flops == 2 * 7 * HEAD
+    assert logits.moved - none.moved == whole.moved - body.moved
+    assert none.moved == HEAD * (4 + 2 + 2)  # read in float32, written and read in half precision
 
 
 def test_decoding_reads_each_prompt_once() -> None:
