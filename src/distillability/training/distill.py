@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import (
     PrinterCallback,
@@ -79,13 +80,13 @@ class _Prompts:
 def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
     """input_ids, attention_mask, labels [B, T], right-padded; teacher [N, V or D] in the order of the valid positions."""
     examples: list[Example] = [row["example"] for row in rows]
-    width = max(len(example.ids) for example in examples)
+    ids = pad_sequence([torch.tensor(example.ids) for example in examples], batch_first=True, padding_value=pad)
+    column, prompt = torch.arange(ids.shape[1]), torch.tensor([[len(example.prompt)] for example in examples])
+    there = column < prompt + torch.tensor([[len(example.completion)] for example in examples])
     batch: dict[str, Any] = {
-        "input_ids": torch.tensor([example.ids + [pad] * (width - len(example.ids)) for example in examples]),
-        "attention_mask": torch.tensor([[1] * len(example.ids) + [0] * (width - len(example.ids)) for example in examples]),
-        "labels": torch.tensor(
-            [[IGNORE] * len(example.prompt) + example.completion + [IGNORE] * (width - len(example.ids)) for example in examples]
-        ),
+        "input_ids": ids,
+        "attention_mask": there.long(),
+        "labels": ids.masked_fill(~there | (column < prompt), IGNORE),
         "prompts": _Prompts([example.prompt for example in examples]),
     }
     if "teacher" in rows[0]:
