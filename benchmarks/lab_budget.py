@@ -47,7 +47,9 @@ def plain_traces(family: Family, n: int) -> tuple[list[Trace], RecordedSignals]:
     found = complete(teacher, asked, decoding="sampled", max_new_tokens=family.max_completion_length, seed=0)
     rows = zip(prompts, found.texts, found.truncated, strict=True)
     traces = [Trace(prompt.id, prompt.text, text) for prompt, text, cut in rows if not cut]
-    return traces, record_signals(teacher, traces)
+    signals = record_signals(teacher, traces)
+    assert signals is not None
+    return traces, signals
 
 
 def accuracy(

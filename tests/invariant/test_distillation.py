@@ -21,6 +21,7 @@ from distillability.ops import projection
 from distillability.ops.projection import projected_sum
 from distillability.tasks import Maths
 from distillability.training import distill as module
+from distillability.training import signals as signals_module
 from distillability.training.distill import StudentSettings, distill_student
 from distillability.training.signals import RecordedSignals, encode_trace, record_signals
 from distillability.types import Trace
@@ -49,6 +50,12 @@ def _settings(**changes: Any) -> StudentSettings:
     return StudentSettings(**common | changes)
 
 
+def _record(teacher: LoadedModel, traces: list[Trace], **options: Any) -> RecordedSignals:
+    signals = record_signals(teacher, traces, **options)
+    assert signals is not None
+    return signals
+
+
 def _distil(
     tiny: dict[str, Path],
     folder: Path,
@@ -64,7 +71,7 @@ def _distil(
         student=load_model(tiny["student"]),
         objective=OBJECTIVES[objective],
         traces=traces,
-        signals=record_signals(teacher, traces) if needed and recorded else None,
+        signals=_record(teacher, traces) if needed and recorded else None,
         teacher=teacher if needed and (not recorded or settings.on_policy_share) else None,
         settings=settings,
         autocast_dtype=autocast_dtype,
@@ -180,7 +187,7 @@ def test_states_are_recorded_where_they_are_smaller(wide: dict[str, Path], tmp_p
     """With their head they make, after the disk and in any process, the logits of the teacher's own forward pass."""
     teacher = load_model(wide["teacher"])
     width = teacher.model.config.hidden_size
-    record_signals(teacher, TRACES, batch_size=9, autocast_dtype=autocast_dtype).save(tmp_path / "signals.safetensors")
+    _record(teacher, TRACES, batch_size=9, autocast_dtype=autocast_dtype).save(tmp_path / "signals.safetensors")
     signals = RecordedSignals.load(tmp_path / "signals.safetensors")
     assert signals.values.shape[1] == width
     assert signals.values.dtype == (autocast_dtype or torch.float32)
@@ -194,11 +201,22 @@ def test_states_are_recorded_where_they_are_smaller(wide: dict[str, Path], tmp_p
         assert error.mean() < (1e-5 if autocast_dtype is None else 2e-2)
 
 
+def test_nothing_is_recorded_that_memory_cannot_keep(wide: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = load_model(wide["teacher"])
+    signals = _record(teacher, TRACES)
+    assert signals.weight is not None
+    n_bytes = signals.values.nbytes + signals.weight.nbytes
+    monkeypatch.setattr(signals_module, "_LARGEST_RECORD_BYTES", n_bytes)
+    assert record_signals(teacher, TRACES) is not None
+    monkeypatch.setattr(signals_module, "_LARGEST_RECORD_BYTES", n_bytes - 1)
+    assert record_signals(teacher, TRACES) is None
+
+
 def test_a_bias_of_the_head_is_recorded(wide: dict[str, Path], tmp_path: Path) -> None:
     teacher = load_model(wide["teacher"])
     head = torch.nn.Linear(teacher.model.config.hidden_size, 900)
     teacher.model.set_output_embeddings(head)
-    record_signals(teacher, TRACES).save(tmp_path / "signals.safetensors")
+    _record(teacher, TRACES).save(tmp_path / "signals.safetensors")
     again = RecordedSignals.load(tmp_path / "signals.safetensors").head()
     assert isinstance(again, torch.nn.Linear)
     assert torch.equal(again.bias, head.bias)
@@ -222,10 +240,10 @@ def test_autocast_reaches_the_backbone_and_changes_little(tiny: dict[str, Path],
 
 def test_recorded_signals_survive_the_disk_and_a_smaller_budget(tiny: dict[str, Path], tmp_path: Path) -> None:
     teacher = load_model(tiny["teacher"])
-    signals = record_signals(teacher, TRACES, batch_size=5)
+    signals = _record(teacher, TRACES, batch_size=5)
     signals.save(tmp_path / "signals.safetensors")
     again = RecordedSignals.load(tmp_path / "signals.safetensors").first(7)
-    fewer = record_signals(teacher, TRACES[:7], batch_size=3)
+    fewer = _record(teacher, TRACES[:7], batch_size=3)
     assert torch.equal(again.offsets, fewer.offsets)
     assert torch.allclose(again.values.float(), fewer.values.float(), atol=2e-2)
     example = TASK.gold_answer(PROMPTS[0])
@@ -244,7 +262,7 @@ def test_recorded_signals_are_the_whole_logits(
         config = Gemma2Config(**sizes, num_attention_heads=2, num_key_value_heads=1, head_dim=8, final_logit_softcapping=0.5)
         teacher = replace(teacher, model=AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval())
     monkeypatch.setattr(projection, "_affordable", lambda hidden, head: 7)
-    signals = record_signals(teacher, TRACES, batch_size=9, autocast_dtype=autocast_dtype)
+    signals = _record(teacher, TRACES, batch_size=9, autocast_dtype=autocast_dtype)
     for index, trace in enumerate(TRACES):
         example = encode_trace(teacher, trace)
         with torch.inference_mode(), torch.autocast("cpu", autocast_dtype, enabled=autocast_dtype is not None):

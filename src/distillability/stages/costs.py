@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distillability.files import read_jsonl, write_jsonl
+from distillability.stages.allocation import give_back_freed_memory
 
 __all__ = ["Cost", "append_cost", "begin_memory", "highest_memory", "read_costs", "sum_costs"]
 
@@ -35,6 +36,7 @@ class Cost:
 
 def begin_memory() -> None:
     """Forget what was resident or allocated before; where the system cannot, the highest since the process began is what counts."""
+    give_back_freed_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): resets the peak of the resident set
     if (cuda := _cuda()) is not None:

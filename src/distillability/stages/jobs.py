@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distillability.stages.allocation import keep_freed_memory
 from distillability.stages.costs import Cost, append_cost, begin_memory, highest_memory
 from distillability.stages.ranks import is_main, rank, wait_for, wait_for_all, world_size
 
@@ -107,6 +108,7 @@ def _start_worker(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
@@ -125,6 +127,7 @@ def open_workers(workers: int, report: Callable[[str], None], costs: Path) -> It
         costs: the file that what each job took is written to.
     """
     if workers == 1 or world_size() > 1:
+        keep_freed_memory()
         yield Workers(None, report, costs)
         return
     threads = share_of_cores(workers)

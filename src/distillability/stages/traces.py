@@ -17,7 +17,7 @@ from distillability.rewards.compatibility import compatibility
 from distillability.rollouts import complete
 from distillability.stages.context import TaskContext
 from distillability.stages.layout import signals_file, traces_file
-from distillability.training.signals import record_signals, worth_recording
+from distillability.training.signals import record_signals
 from distillability.types import Prompt, Trace
 
 __all__ = ["buy_traces", "draw_traces", "load_traces", "usable"]
@@ -37,9 +37,8 @@ def buy_traces(context: TaskContext, source_name: str, calibration: int | None, 
     if recorded:
         assert source.teacher is not None
         teacher = context.teacher(source.teacher, calibration)
-        kept = usable(traces[:recorded])
-        if worth_recording(teacher, kept, autocast_dtype=context.teacher_dtype):
-            signals = record_signals(teacher, kept, autocast_dtype=context.teacher_dtype)
+        signals = record_signals(teacher, usable(traces[:recorded]), autocast_dtype=context.teacher_dtype)
+        if signals is not None:
             signals.save(signals_file(context.run, context.task_name, source_name, calibration))
     write_json(proof, {"source": source_name, "calibration": calibration, "queries": len(prompts), "recorded": recorded})
     return tokens

@@ -17,9 +17,9 @@ from distillability.models.load import LoadedModel
 from distillability.ops.projection import projected
 from distillability.types import Trace
 
-__all__ = ["Example", "RecordedSignals", "encode_trace", "record_signals", "worth_recording"]
+__all__ = ["Example", "RecordedSignals", "encode_trace", "record_signals"]
 
-_LARGEST_RECORD_BYTES = 1 << 30  # above it the teacher is asked at every step
+_LARGEST_RECORD_BYTES = 1 << 30
 _WHOLE_LOGITS_ROWS = 8  # at once where the teacher's logits cannot be had position by position
 
 
@@ -87,18 +87,13 @@ class RecordedSignals:
         return cls(**load_file(str(path)))
 
 
-def worth_recording(teacher: LoadedModel, traces: Sequence[Trace], *, autocast_dtype: torch.dtype | None = None) -> bool:
-    """Whether the record is small enough to be kept in memory; else the teacher is asked at every step."""
-    examples = [encode_trace(teacher, trace) for trace in traces]
-    head = _head_worth_keeping(teacher, examples, autocast_dtype)
-    return _record_bytes(teacher, examples, head, autocast_dtype) <= _LARGEST_RECORD_BYTES
-
-
 @torch.no_grad()
 def record_signals(
     teacher: LoadedModel, traces: Sequence[Trace], *, batch_size: int = 128, autocast_dtype: torch.dtype | None = None
-) -> RecordedSignals:
+) -> RecordedSignals | None:
     """Forward the teacher once over its traces; beside the record, only a chunk of logits exists at any time.
+
+    None where the record is too large to be kept in memory: the teacher is then asked at every step.
 
     Log-probabilities are rounded to half precision, below 1e-3 nats for every token of more than e⁻⁸ mass. States and head are kept in the
     dtype that their product has in a forward pass, so that the product of the record is that of the teacher.
@@ -107,6 +102,8 @@ def record_signals(
     lengths = torch.tensor([0] + [len(example.completion) for example in examples])
     offsets = lengths.cumsum(0)
     kept = _head_worth_keeping(teacher, examples, autocast_dtype)
+    if _record_bytes(teacher, examples, kept, autocast_dtype) > _LARGEST_RECORD_BYTES:
+        return None
     width, dtype = (_vocabulary(teacher), torch.half) if kept is None else (kept.in_features, _computed_in(kept, autocast_dtype))
     values = torch.empty(int(offsets[-1]), width, dtype=dtype)
     plain_head = kept is not None or (bool(examples) and has_plain_head(teacher.model, examples[0].ids[:8]))
