@@ -18,7 +18,7 @@ from distillability.models.load import load_model
 from distillability.ops.policy_loss import clipped_token_loss
 from distillability.scoring.likelihood import Scorer
 from distillability.training.calibrate import _grpo_config
-from distillability.training.compat import LeanGRPOTrainer
+from distillability.training.compat import LeanGRPOTrainer, _passes
 from distillability.training.reward import CompositeReward
 from tiny import Parity
 
@@ -202,3 +202,20 @@ def test_the_anchors_reference_serves_c_where_the_text_encodes_alike(tiny: dict[
     shifted, _, _ = reward._calibration_values(question, texts, [False] * 4, ids)
     assert shifted[0, 2] == pytest.approx(plain[0, 2].item(), abs=1e-6)
     assert shifted[0, 0] != pytest.approx(plain[0, 0].item(), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "most_rows", "expected"),
+    [
+        ([40] * 30 + [46] * 10, 64, [40]),  # nothing to save by cutting
+        ([40] * 30 + [46] * 10, 16, [16, 16, 8]),
+        ([10] * 8 + [100] * 8, 64, [8, 8]),
+        ([10, 100], 64, [2]),  # too few to be worth a pass
+        ([10 * 2 ** (row // 10) for row in range(40)], 64, [10, 10, 10, 10]),
+        ([7], 1, [1]),
+    ],
+)
+def test_passes_hold_rows_of_like_length(lengths: list[int], most_rows: int, expected: list[int]) -> None:
+    parts = list(_passes(lengths, most_rows))
+    assert [part.stop - part.start for part in parts] == expected
+    assert [row for part in parts for row in range(len(lengths))[part]] == list(range(len(lengths)))

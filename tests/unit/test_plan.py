@@ -110,6 +110,7 @@ def test_time_is_products_then_bytes_then_calls() -> None:
 
 def test_memory_is_what_stays_and_the_largest_phase() -> None:
     assert Memory({"a": 1, "b": 2}, {"x": {"c": 10, "d": 1}, "y": {"c": 4}}).peak == 14
+    assert Memory({"a": 1, "b": 2}, {"x": {"c": 10, "d": 1}, "y": {"c": 4}}, kept=True).peak == 18
     assert Memory({"a": 1}).peak == 1
 
 
@@ -138,16 +139,21 @@ def test_parts_of_the_lab_by_hand() -> None:
     assert lines["calibrate", "reference"].total(1).tokens == 2 * 45 * 32 * 8 * 50
     assert lines["calibrate", "rollouts"].total(1).tokens == 2 * 45 * 32 * (20 + 8 * 30)
     assert lines["calibrate", "update"].total(1).tokens == 2 * 45 * 32 * 8 * 50
-    assert lines["students", "1500 steps, from traces"].total(1).tokens == 11 * 1500 * 48 * 50
+    assert lines["students", "1500 steps, from traces"].total(1).tokens == 9 * 1500 * 48 * 50
     assert lines["traces", "plain"].total(1).tokens == 4000 * (50 + 50)  # bought, then read once for what the teacher says
-    assert lines["traces", "plain_prefilled"].total(1).tokens == 4000 * 50
-    assert ("traces", "gold_steps") not in lines
-    assert lines["evaluate", "students"].jobs == 12
+    assert lines["traces", "undistillable_prefilled"].total(1).tokens == 4000 * 50
+    assert lines["evaluate", "students"].jobs == 10
     assert plan.seconds == pytest.approx(sum(line.jobs * line.job_seconds(SLOW) for line in plan.lines))  # one device
     assert plan.usd == pytest.approx(plan.seconds / 3600 * 3.0)
     held = plan.memory["maths"]["calibrate"]
     assert held.stays["policy"] == held.stays["reference"] == 4 * 856_192
     assert held.stays["optimiser state"] == 8 * 856_192
+
+
+def test_gold_texts_are_drawn_from_nobody() -> None:
+    plan = _lab(overrides=('distill.arms=[{sources=["gold_steps","plain"]}]',), prompt_length=20, completion_length=30)
+    assert [line.part for line in plan.lines if line.stage == "traces"] == ["plain"]
+    assert next(line for line in plan.lines if line.stage == "students").jobs == 2
 
 
 def test_equal_completions_cost_once() -> None:

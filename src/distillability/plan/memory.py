@@ -15,10 +15,16 @@ _SCORED_POSITIONS = 1024  # projected at a time in `ops/logprobs.py`
 
 @dataclass(frozen=True)
 class Memory:
-    """Parts in bytes; a stage needs what stays and the largest of its phases, which follow one another."""
+    """Parts in bytes of what stays and of phases that follow one another.
+
+    Attributes:
+        kept: a phase finds little use for what the one before it has freed, and both count; else the largest does. So it is on a processor,
+            where the C library hands out pieces of one heap.
+    """
 
     stays: dict[str, float] = field(default_factory=dict)
     phases: dict[str, dict[str, float]] = field(default_factory=dict)
+    kept: bool = False
 
     @property
     def parts(self) -> dict[str, dict[str, float]]:
@@ -27,7 +33,8 @@ class Memory:
 
     @property
     def peak(self) -> float:
-        return sum(self.stays.values()) + max((sum(parts.values()) for parts in self.phases.values()), default=0.0)
+        phases = [sum(parts.values()) for parts in self.phases.values()]
+        return sum(self.stays.values()) + (sum(phases) if self.kept else max(phases, default=0.0))
 
 
 def training_activations(shape: ModelShape, *, rows: float, length: float, dtype: str, fused_attention: bool, checkpointing: bool) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import platform
 
@@ -30,7 +31,8 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Return to the system what this process has freed and kept: between jobs, which have little in common."""
+    """Return to the system what this process no longer needs: between jobs, which have little in common."""
+    gc.collect()  # a trainer is part of cycles
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
 

@@ -8,6 +8,7 @@ from distillability.stages.plan_task import TEXT_OBJECTIVES, PlannedTask
 __all__ = ["memory_of"]
 
 _PROCESS_BYTES = 0.7e9  # Python and its libraries, or a device's context
+_COMPILED_BYTES = 0.4e9  # by oneDNN on a processor: code and scratch space for every shape of a half-precision product
 _SCORER_TOKENS = 16_384
 _DECODED_AT_ONCE = 500
 _SCORED_TEXTS = 1000  # of a teacher, in the evaluate stage
@@ -34,6 +35,7 @@ def _calibrate(task: PlannedTask) -> Memory:
         "optimiser state": 8 * task.trained("teacher") / share,
         "proxies": sum(4.0 * task.shape(role).n_weights for role in task.proxies),
     }
+    stays |= _compiled(task)
     if settings.lora is None and settings.anchor_coefficient:
         stays["reference"] = weights / share
     differ = task.distinct(settings.num_generations) / settings.num_generations
@@ -43,14 +45,15 @@ def _calibrate(task: PlannedTask) -> Memory:
         phases["rollouts"] = _decoding(task, rows, differ)
     elif settings.vllm_mode == "colocate":
         stays["vLLM's share"] = _VLLM_SHARE * task.hardware.memory
-    return Memory(stays, phases)
+    return Memory(stays, phases, kept=not task.hardware.is_accelerator)
 
 
 def _sample(task: PlannedTask) -> Memory:
     """Buying traces and evaluating: one model at a time, at most a teacher."""
     rows = min(task.recipe.evaluate.batch_size, _DECODED_AT_ONCE)
-    stays = {"process": _PROCESS_BYTES, "teacher": 4.0 * task.shape("teacher").n_weights}
-    return Memory(stays, {"rollouts": _decoding(task, rows, 1.0), "scoring": _scoring(task, _SCORED_TEXTS)})
+    stays = {"process": _PROCESS_BYTES, "teacher": 4.0 * task.shape("teacher").n_weights} | _compiled(task)
+    phases = {"rollouts": _decoding(task, rows, 1.0), "scoring": _scoring(task, _SCORED_TEXTS)}
+    return Memory(stays, phases, kept=not task.hardware.is_accelerator)
 
 
 def _students(task: PlannedTask) -> Memory:
@@ -63,6 +66,11 @@ def _students(task: PlannedTask) -> Memory:
     if any(student.on_policy_share or not task.is_recorded(student.queries) for student in told):
         stays["teacher"] = 4.0 * task.shape("teacher").n_weights
     return Memory(stays, {"update": _update(task, "student", task.recipe.distill.batch_size)})
+
+
+def _compiled(task: PlannedTask) -> dict[str, float]:
+    half = task.dtype("teacher") == "bfloat16" and not task.hardware.is_accelerator
+    return {"compiled products": _COMPILED_BYTES} if half else {}
 
 
 def _share(task: PlannedTask) -> int:

@@ -7,7 +7,7 @@ a setting asks for something that the short paths here do not cover, TRL's own c
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,9 @@ from distillability.training.forward import through_wrapper
 
 __all__ = ["LeanGRPOTrainer", "frozen_reference"]
 
-_ROWS_A_PASS = 8  # rows of like length that share a forward pass, at least
+# A forward pass takes rows until the next is so many times as long as its first; at least so many, or a quarter of all. Every pass reads
+# all weights, and under autocast keeps half-precision copies of those that an adapter does not train until the backward pass.
+_LIKE_LENGTH, _ROWS_A_PASS = 1.25, 8
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,8 @@ def _positions(ids: torch.Tensor, mask: torch.Tensor, width: int, key: torch.Ten
     n_completion = mask[:, -width:].sum(1).tolist()
     order = sorted(tokens, key=lambda row: len(tokens[row]))
     passes, places = [], []
-    for rows in _slices(order, min(most_rows, max(_ROWS_A_PASS, len(order) // 4))):
+    for part in _passes([len(tokens[row]) for row in order], most_rows):
+        rows = order[part]
         longest = max(len(tokens[row]) for row in rows)
         places += [(row, column) for row in rows for column in range(n_completion[row])]
         columns = [len(tokens[row]) - n_completion[row] - 1 + i for row in rows for i in range(n_completion[row])]
@@ -250,5 +253,12 @@ def _positions(ids: torch.Tensor, mask: torch.Tensor, width: int, key: torch.Ten
     )
 
 
-def _slices(rows: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+def _passes(lengths: Sequence[int], most_rows: int) -> Iterator[slice]:
+    """Cuts rows of ascending lengths into passes of like length, of at most `most_rows` rows."""
+    start, least = 0, max(_ROWS_A_PASS, len(lengths) // 4)
+    for row in range(1, len(lengths)):
+        grown = row - start >= least and lengths[row] > _LIKE_LENGTH * lengths[start]
+        if grown or row - start == most_rows:
+            yield slice(start, row)
+            start = row
+    yield slice(start, len(lengths))
