@@ -14,7 +14,7 @@ from distillability.objectives import OBJECTIVES
 from distillability.ops.align import next_token_positions
 from distillability.ops.projection import projected_sum
 from distillability.ops.reduce import global_mean
-from distillability.training.forward import through_wrapper
+from distillability.ops.sharding import through_wrapper
 from invariant import test_reduction as whole_model
 
 

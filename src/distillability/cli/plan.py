@@ -29,7 +29,9 @@ def plan(
         float | None, typer.Option(min=0.01, max=1, help="Share of peak rates that is reached; the hardware's own guess otherwise.")
     ] = None,
     usd_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one device.", show_default=False)] = None,
-    sharded: Annotated[bool, typer.Option("--sharded", help="Weights divided over the devices, activations checkpointed (FSDP).")] = False,
+    sharded: Annotated[
+        bool, typer.Option("--sharded", help="Weights, gradients, optimiser state divided over devices (FSDP, ZeRO-3).")
+    ] = False,
     prompt_length: Annotated[int | None, typer.Option(min=1, help="Mean tokens; measured where not given.", show_default=False)] = None,
     completion_length: Annotated[int | None, typer.Option(min=1, help="Mean tokens; the limit if not given.", show_default=False)] = None,
     distinct: Annotated[float, typer.Option(min=0.01, max=1, help="Share of a prompt's completions that differ.")] = 1.0,

@@ -259,6 +259,7 @@ class Calibrate(_Strict):
     learning_rate: float = Field(2e-4, gt=0)
     lr_scheduler_type: SchedulerName = Field("constant_with_warmup", description="After a warm-up of 5 steps, a quarter of a short run.")
     lora: Lora | None = Field(None, description="An adapter in place of all weights; none by default.")
+    activation_checkpointing: bool = Field(False, description="Compute activations again in the backward pass: less memory, more time.")
     save_steps: int = Field(10, ge=1, description="A checkpoint every so many steps; an overspent anchor goes back to one.")
     use_vllm: bool = Field(False, description="Completions by vLLM, through TRL; else by our decoder where it knows the architecture.")
     vllm_mode: Literal["colocate", "server"] = Field("colocate", description="vLLM inside the training process, or `trl vllm-serve`.")
@@ -286,6 +287,7 @@ class Distill(_Strict):
     gradient_accumulation_steps: int = Field(1, ge=1)
     learning_rate: float = Field(3e-3, gt=0, description="Where the task names none for the objective.")
     warmup_steps: int = Field(50, ge=0)
+    activation_checkpointing: bool = Field(False, description="Compute activations again in the backward pass: less memory, more time.")
     student_init: Literal["checkpoint", "random"] = Field(
         "checkpoint", description="`random`: the student folder gives architecture and tokenizer, the seed its first weights."
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from transformers import PreTrainedModel
 
@@ -14,12 +12,16 @@ from distillability.ops.projection import computed_in
 __all__ = ["has_plain_head", "states_and_head"]
 
 
+_PROBE_TOKENS = 8
+
+
 @torch.no_grad()
-def has_plain_head(model: PreTrainedModel, probe: Sequence[int]) -> bool:
+def has_plain_head(model: PreTrainedModel) -> bool:
     """Whether the logits are the output embedding of the last hidden state and nothing else, tried on a few token ids.
 
     Some architectures scale or cap their logits afterwards; the configuration does not say so in one place, a forward pass does.
     """
+    probe = range(min(_PROBE_TOKENS, model.config.get_text_config().vocab_size))
     inputs = {"input_ids": torch.tensor([list(probe)], device=model.device)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     with evaluating(model):
@@ -27,8 +29,9 @@ def has_plain_head(model: PreTrainedModel, probe: Sequence[int]) -> bool:
         head = model.get_output_embeddings()
         if hidden is None or head is None:
             return False
+        ours = head(hidden)  # first: a whole pass of a divided model ends with its weights in parts again
         logits = model(**inputs, use_cache=False).logits
-    return torch.equal(head(hidden).float(), logits.float())
+    return torch.equal(ours.float(), logits.float())
 
 
 def states_and_head(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -101,9 +103,14 @@ def _load_weights(path: str, dtype: torch.dtype | Literal["auto"], trust_remote_
     base = adapted_model(Path(path))
     if base is None:
         return _load_language_model(path, dtype, trust_remote_code)
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
-    merged: PreTrainedModel = PeftModel.from_pretrained(_load_weights(as_folder(base), dtype, trust_remote_code), path).merge_and_unload()
+    adapted = PeftModel.from_pretrained(_load_weights(as_folder(base), dtype, trust_remote_code), path)
+    file = Path(path) / "adapter_model.safetensors"
+    if file.is_file():
+        with safe_open(str(file), "pt") as weights:
+            _require_all(set(get_peft_model_state_dict(adapted)) - set(weights.keys()))
+    merged: PreTrainedModel = adapted.merge_and_unload()
     merged.config._name_or_path = merged.name_or_path = path
     return merged.requires_grad_(True)  # peft has frozen what the adapter does not change
 
@@ -113,12 +120,26 @@ def _load_language_model(path: str, dtype: torch.dtype | Literal["auto"], trust_
     config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     names = _LARGER.get(config.model_type)
     inner = {} if names is None else {"config": _language_config(config), "key_mapping": names}
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, attn_implementation=_attention(), trust_remote_code=trust_remote_code, **inner
+    model: PreTrainedModel
+    model, found = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=dtype,
+        use_safetensors=True,
+        attn_implementation=_attention(),
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        **inner,
     )
+    _require_all(found["missing_keys"])
     if inner:
         vars(model).pop("_weight_conversions", None)  # else it would be saved under its names in the larger model
     return model
+
+
+def _require_all(missing: Collection[str]) -> None:
+    """A model with some weights left as they were drawn must not look like the one that was saved."""
+    if missing:
+        raise ValueError(f"its files lack {len(missing)} of its weights, {min(missing)} for one")
 
 
 def _language_config(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -6,6 +6,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from distillability.ops.rowwise import Slope, rowwise
+from distillability.ops.sharding import is_sharded, most_anywhere
 
 __all__ = ["chosen_logprobs", "token_logprobs", "widen"]
 
@@ -26,8 +27,10 @@ def chosen_logprobs(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.
     """
     if len(hidden) != len(targets):
         raise ValueError(f"{len(hidden)} positions for {len(targets)} targets")
-    parts = []
-    for start in range(0, len(targets), chunk):
+    parts, n_chunks = [], -(-len(targets) // chunk)
+    if is_sharded(head):
+        n_chunks = most_anywhere(n_chunks, hidden.device)  # the last ones are empty
+    for start in range(0, n_chunks * chunk, chunk):
         rows = hidden[start : start + chunk], head, targets[start : start + chunk]
         parts.append(checkpoint(_chosen, *rows, use_reentrant=False) if torch.is_grad_enabled() else _chosen(*rows))
     return torch.cat(parts) if parts else widen(hidden.new_zeros(0))

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from distillability.ops.logprobs import widen
+from distillability.ops.sharding import is_sharded, most_anywhere
 
 __all__ = ["ChunkLoss", "computed_in", "projected", "projected_sum", "projector"]
 
@@ -42,7 +43,7 @@ def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, 
         The sum, float32 (float64 where `hidden` is); 0 where N is. It can be differentiated once.
     """
     chunks = _chunks(len(hidden), chunk or _affordable(hidden, head))
-    if not torch.is_grad_enabled() or _is_sharded(head):
+    if not torch.is_grad_enabled() or is_sharded(head):
         return _checkpointed_sum(hidden, head, loss, chunks)
     projection = _LinearHead(head) if _is_linear(head) else _AnyHead(head)
     total: torch.Tensor = _GradientInForward.apply(projection, loss, chunks, hidden, *projection.parameters)  # type: ignore[no-untyped-call]
@@ -59,7 +60,7 @@ def projected(hidden: torch.Tensor, head: torch.nn.Module, *, chunk: int | None 
 
 def projector(head: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """`head` for many calls without gradient: under autocast no converted copy of a linear head's weight is made."""
-    return _LinearHead(head).logits if _is_linear(head) and not _is_sharded(head) else head
+    return _LinearHead(head).logits if _is_linear(head) and not is_sharded(head) else head
 
 
 class _GradientInForward(torch.autograd.Function):
@@ -173,8 +174,9 @@ def _checkpointed_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLo
     def of_chunk(part: torch.Tensor, rows: slice) -> torch.Tensor:
         return loss(head(part), rows)
 
+    # Only an ordinary backward pass calls the hooks that gather and scatter the gradients of a sharded head.
     total = widen(head(hidden[:0]).sum())  # 0 that depends on every parameter, so that no process is left without a gradient
-    for rows in _as_many_everywhere(chunks, hidden.device) if _is_sharded(head) else chunks:
+    for rows in _as_many_everywhere(chunks, hidden.device) if is_sharded(head) else chunks:
         part = hidden[rows]
         total = total + (checkpoint(of_chunk, part, rows, use_reentrant=False) if total.requires_grad else of_chunk(part, rows))
     return total
@@ -182,20 +184,7 @@ def _checkpointed_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLo
 
 def _as_many_everywhere(chunks: Sequence[slice], device: torch.device) -> list[slice]:
     """Empty chunks added until every process has as many: gathering a sharded head is an exchange that all must take part in."""
-    if not torch.distributed.is_initialized():
-        return list(chunks)
-    most = torch.tensor(len(chunks), device=device)
-    torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
-    return [*chunks, *[slice(0, 0)] * (int(most) - len(chunks))]
-
-
-def _is_sharded(head: torch.nn.Module) -> bool:
-    """Whether the head's parameters are held in parts (DTensor, ZeRO-3) or shown as views of a flat one (FSDP).
-
-    Their gradients are gathered and scattered by hooks that only an ordinary backward pass calls.
-    """
-    parts = any(hasattr(parameter, "device_mesh") or hasattr(parameter, "ds_id") for parameter in head.parameters())
-    return parts or any(isinstance(vars(module).get("weight"), torch.Tensor) for module in head.modules())
+    return [*chunks, *[slice(0, 0)] * (most_anywhere(len(chunks), device) - len(chunks))]
 
 
 def _is_linear(head: torch.nn.Module) -> TypeGuard[torch.nn.Linear]:

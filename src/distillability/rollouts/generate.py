@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -16,6 +16,7 @@ from distillability.models.chat import completion_ids, end_of_turn_id, rendered_
 from distillability.models.fused import is_narrow, unsupported
 from distillability.models.load import LoadedModel
 from distillability.models.mode import evaluating
+from distillability.ops.sharding import gathered, is_sharded, most_anywhere
 from distillability.rollouts.fast import Decoder
 from distillability.types import Decoding
 
@@ -132,15 +133,18 @@ def complete_ids(
         _say_fallback(reason)
     decoder = None if reason is not None else Decoder(model, decoding_dtype(loaded, autocast_dtype))
     uniforms = torch.rand(len(prompts), max_new_tokens) if decoder is not None and decoding == "sampled" else None
-    for begin in range(0, len(order), batch_size):
+    n_batches = -(-len(order) // batch_size)
+    if is_sharded(model):
+        n_batches = most_anywhere(n_batches, loaded.device)
+    for begin in range(0, n_batches * batch_size, batch_size):
         rows = order[begin : begin + batch_size]
-        batch = [prompts[row] for row in rows]
+        batch = [prompts[row] for row in rows] or [[end]]  # with nothing left to say, where other processes have something
         if decoder is not None:
             draws = None if uniforms is None else uniforms[rows]
             texts, _ = decoder.decode(batch, max_new_tokens=max_new_tokens, end_ids=[end], uniforms=draws, temperature=temperature)
         else:
             texts = _generate(loaded, batch, decoding, max_new_tokens, temperature, autocast_dtype)
-        for row, ids in zip(rows, texts, strict=True):
+        for row, ids in zip(rows, texts, strict=bool(rows)):
             found[row] = ids
     return found
 
@@ -167,7 +171,7 @@ def _say_fallback(reason: str) -> None:
     _log.warning("decoding with transformers' generate, which is slower: no decoder of ours for %s", reason)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not in inference mode: divided parameters are gathered into ordinary tensors
 def _generate(
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
@@ -181,13 +185,16 @@ def _generate(
     batch = batch.to(loaded.device)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if decoding == "sampled" else {"do_sample": False}
     with evaluating(loaded.model), torch.autocast(loaded.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-        output = loaded.model.generate(
+        generate = partial(
+            loaded.model.generate,
             **batch,
             max_new_tokens=max_new_tokens,
             eos_token_id=end_of_turn_id(loaded.tokenizer),
             pad_token_id=loaded.tokenizer.pad_token_id,
+            synced_gpus=is_sharded(loaded.model),  # whose texts have ended goes on until all processes' have
             **sampling,
         )
+        output = gathered(loaded.model, generate)
     end = end_of_turn_id(loaded.tokenizer)
     rows: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()
     return [ids[: ids.index(end) + 1] if end in ids else ids for ids in rows]  # what follows it is padding

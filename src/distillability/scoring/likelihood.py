@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,6 +16,7 @@ from distillability.models.chat import end_of_turn_id, rendered_once, surviving_
 from distillability.models.head import has_plain_head, states_and_head
 from distillability.models.mode import evaluating
 from distillability.ops.logprobs import chosen_logprobs
+from distillability.ops.sharding import gathered, is_sharded, most_anywhere
 
 __all__ = ["Likelihood", "Scorer"]
 
@@ -50,7 +52,9 @@ class Scorer:
     """Scores texts with one causal language model, in batches of like lengths.
 
     Args:
-        model: any Hugging Face causal language model; it is left in the mode (training or evaluation) it was found in.
+        model: any Hugging Face causal language model; it is left in the mode (training or evaluation) it was found in. Where its parameters
+            are divided over processes, all processes score, each as many texts as it has.
+        wrapper: what `model` is part of and was divided as a whole; None where that is `model`.
         max_tokens_per_batch: padded tokens forwarded at once.
         autocast_dtype: of the forward pass, None for the model's own; log-probabilities are computed in float32.
     """
@@ -60,14 +64,15 @@ class Scorer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        wrapper: torch.nn.Module | None = None,
         max_tokens_per_batch: int = 16384,
         autocast_dtype: torch.dtype | None = None,
     ):
-        self.model = model
+        self.model, self.wrapper = model, wrapper or model
         self.tokenizer = tokenizer
         self.max_tokens_per_batch = max_tokens_per_batch
         self.autocast_dtype = autocast_dtype
-        self._plain_head: bool | None = None  # not known before the first text
+        self._plain_head = gathered(self.wrapper, lambda: has_plain_head(model))
 
     def score(self, prompts: Sequence[str], texts: Sequence[str], truncated: Sequence[bool] | None = None) -> list[Likelihood | None]:
         """Likelihood of each text as the answer to its prompt, in the order given.
@@ -79,13 +84,16 @@ class Scorer:
         """
         cut = truncated if truncated is not None else [False] * len(texts)
         encoded = self._encode(prompts, texts, cut)
+        too_long = self._too_long(encoded)  # raised only after what all processes do together
+        batches = [] if too_long else list(self._batches(encoded))
+        logprobs = self._forward_all(batches)
+        if too_long:
+            raise too_long
         found: list[Likelihood | None] = [None] * len(texts)
-        with evaluating(self.model), torch.inference_mode():
-            for batch in self._batches(encoded):
-                for item, logprob in zip(batch, self._forward(batch).tolist(), strict=True):
-                    text = texts[item.row]
-                    self._require_finite(logprob, text)
-                    found[item.row] = Likelihood(logprob, len(item.completion) - 1, len(text.encode()), len(text))
+        for item, logprob in zip((item for batch in batches for item in batch), logprobs, strict=True):
+            text = texts[item.row]
+            self._require_finite(logprob, text)
+            found[item.row] = Likelihood(logprob, len(item.completion) - 1, len(text.encode()), len(text))
         return found
 
     def _encode(self, prompts: Sequence[str], texts: Sequence[str], cut: Sequence[bool]) -> list[_Encoded]:
@@ -97,19 +105,18 @@ class Scorer:
                 asked.append(prompt)
                 kept[row] = [*ids, end_of_turn_id(self.tokenizer)]
         rendered = rendered_once(self.tokenizer, asked)
-        encoded = [_Encoded(row, prompt, ids) for (row, ids), prompt in zip(kept.items(), rendered, strict=True)]
-        self._require_fit(encoded)
-        return encoded
+        return [_Encoded(row, prompt, ids) for (row, ids), prompt in zip(kept.items(), rendered, strict=True)]
 
-    def _require_fit(self, encoded: Sequence[_Encoded]) -> None:
+    def _too_long(self, encoded: Sequence[_Encoded]) -> UserError | None:
         context = context_length(self.model)
         longest = max((item.length for item in encoded), default=0)
-        if context is not None and longest > context:
-            raise UserError.single(
-                str(self.model.name_or_path),
-                f"a prompt with its text takes {longest} tokens, and the model's context holds {context}",
-                "use shorter texts, or a model with a longer context",
-            )
+        if context is None or longest <= context:
+            return None
+        return UserError.single(
+            str(self.model.name_or_path),
+            f"a prompt with its text takes {longest} tokens, and the model's context holds {context}",
+            "use shorter texts, or a model with a longer context",
+        )
 
     def _require_finite(self, logprob: float, text: str) -> None:
         """A broken forward pass must not look like a text that could not be scored."""
@@ -122,8 +129,6 @@ class Scorer:
 
     def _batches(self, encoded: Sequence[_Encoded]) -> Iterator[list[_Encoded]]:
         """Longest first, so that a batch that does not fit in memory fails at once."""
-        if encoded and self._plain_head is None:
-            self._plain_head = has_plain_head(self.model, encoded[0].prompt[:8])
         limit = self.max_tokens_per_batch if self._plain_head else min(self.max_tokens_per_batch, _WHOLE_LOGITS_TOKENS)
         batch: list[_Encoded] = []
         for item in sorted(encoded, key=lambda item: -item.length):
@@ -134,11 +139,22 @@ class Scorer:
         if batch:
             yield batch
 
+    def _forward_all(self, batches: Sequence[Sequence[_Encoded]]) -> list[float]:
+        """Σ log P of each completion, batch after batch; in every process as many passes as in that which has most."""
+        n_passes = most_anywhere(len(batches), self.model.device) if is_sharded(self.wrapper) else len(batches)
+        found: list[float] = []
+        with evaluating(self.wrapper), torch.no_grad():
+            for index in range(n_passes):
+                batch = batches[index] if index < len(batches) else [_Encoded(row=-1, prompt=[0], completion=[0])]
+                sums = gathered(self.wrapper, partial(self._forward, batch))
+                found += sums.tolist() if index < len(batches) else []
+        return found
+
     def _forward(self, batch: Sequence[_Encoded]) -> torch.Tensor:
         """Σ log P of each completion, [B] float64."""
         device = self.model.device
         inputs, targets = right_padded(batch, self.tokenizer, device)
         with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            states, head = states_and_head(self.model, plain_head=bool(self._plain_head), **inputs)
+            states, head = states_and_head(self.model, plain_head=self._plain_head, **inputs)
             logprobs = chosen_logprobs(states, head, targets)
         return torch.zeros(len(batch), dtype=torch.float64, device=device).index_add_(0, inputs["rows"], logprobs.double())

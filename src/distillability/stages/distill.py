@@ -95,4 +95,5 @@ def student_settings(context: TaskContext, student: Student) -> StudentSettings:
         max_completion_length=task.max_completion_length,
         save_steps=settings.save_steps,
         seed=context.seed("distill", student.seed),
+        activation_checkpointing=settings.activation_checkpointing,
     )

@@ -80,13 +80,14 @@ def _share(task: PlannedTask) -> int:
 
 def _update(task: PlannedTask, role: str, rows: float) -> dict[str, float]:
     shape, lengths, dtype, hardware = task.shape(role), task.lengths(role), task.dtype(role), task.hardware
-    checkpointing = task.assumptions.sharded
+    checkpointing = task.settings(role).activation_checkpointing
     activations = training_activations(
         shape, rows=rows, length=lengths.whole, dtype=dtype, fused_attention=hardware.is_accelerator, checkpointing=checkpointing
     )
     parts = {"gradients": 4 * task.trained(role) / _share(task), "activations": activations}
     if dtype == "bfloat16":  # copies that autocast keeps, of one layer where layers are gathered one by one
-        parts["half-precision weights"] = 2 * shape.layer_matrices / (shape.num_hidden_layers if checkpointing else 1)
+        one_by_one = checkpointing or task.assumptions.sharded
+        parts["half-precision weights"] = 2 * shape.layer_matrices / (shape.num_hidden_layers if one_by_one else 1)
     most = 4 * 4 * rows * lengths.completion * shape.vocab_size
     return parts | {"logits chunk": min(most, logits_chunk(shape, accelerator=hardware.is_accelerator))}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from distillability.config.recipe import Recipe
+from distillability.config.recipe import Calibrate, Distill, Recipe
 from distillability.config.recipe import Task as TaskConfig
 from distillability.errors import Problem, UserError
 from distillability.models.facts import ModelFacts, read_facts
@@ -35,7 +35,7 @@ class Assumptions:
         prompt_length: tokens of a rendered prompt; measured on the task's own prompts where None.
         completion_length: mean tokens of a completion; the longest that the recipe allows where None.
         distinct: share of the completions of a group that differ; what is equal is computed once.
-        sharded: weights, gradients and optimiser state are divided over the devices, and activations are checkpointed (FSDP).
+        sharded: weights, gradients and optimiser state are divided over the devices (FSDP, ZeRO-3).
     """
 
     prompt_length: int | None = None
@@ -130,6 +130,10 @@ class PlannedTask:
         if role in self.proxies:
             return 0
         return shape.adapter_weights(lora.r, lora.target_modules) if lora and role == "teacher" else shape.n_weights
+
+    def settings(self, role: str) -> Calibrate | Distill:
+        """How a role is trained."""
+        return self.recipe.distill if role == "student" else self.recipe.calibrate
 
     def distinct(self, samples: float) -> float:
         """How many of the completions of one prompt differ."""

@@ -113,8 +113,14 @@ def _calibrate(task: PlannedTask) -> Iterator[Line]:
     steered = repeated * sum(teacher.reward == "compatibility" for teacher in teachers)
     for role in task.proxies if steered else []:
         yield _line(task, "calibrate", role, _score(task, role, rows) * steps, steered, role, is_training=True)
-    update = once + backward(once, whole=settings.lora is None) + optimiser_step(task.shape("teacher"), task.trained("teacher"))
+    update = once * _forwards(task, "teacher") + backward(once, whole=settings.lora is None)
+    update = update + optimiser_step(task.shape("teacher"), task.trained("teacher"))
     yield _line(task, "calibrate", "update", update * steps, jobs, "teacher", is_training=True)
+
+
+def _forwards(task: PlannedTask, role: str) -> int:
+    """Forward passes of an update: activations that are not kept are computed twice."""
+    return 2 if task.settings(role).activation_checkpointing else 1
 
 
 def _admission(task: PlannedTask) -> Work:
@@ -183,7 +189,8 @@ def _student_step(task: PlannedTask, asked: _Asked, on_policy_share: float) -> W
     settings = task.recipe.distill
     rows, micro_batches = settings.batch_size, settings.gradient_accumulation_steps
     once = task.forward("student", rows=rows)
-    step = (once + backward(once)) * micro_batches + optimiser_step(task.shape("student"), task.trained("student"))
+    step = (once * _forwards(task, "student") + backward(once)) * micro_batches
+    step = step + optimiser_step(task.shape("student"), task.trained("student"))
     on_traces = 1.0 - on_policy_share
     if asked == "from recorded states":
         positions = rows * task.lengths("teacher").completion

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,7 @@ from distillability.config.schema import nearest
 from distillability.config.sources import SWEEP, Source, parse_source, source_names
 from distillability.errors import Problem, UserError
 from distillability.models.facts import NO_TEMPLATE_MEND, ModelFacts, read_facts
+from distillability.stages.launched import launch_problems
 from distillability.tasks import Task, build_task
 from distillability.types import SPLITS, Prompt
 
@@ -40,7 +42,7 @@ def check(recipe: Recipe) -> None:
 
 def find_problems(recipe: Recipe) -> list[Problem]:
     """All that is wrong with a recipe in itself, its models and its data; empty where it can run."""
-    problems = [*_name_problems(recipe), *_template_problems(recipe), *_arm_problems(recipe)]
+    problems = [*_name_problems(recipe), *_template_problems(recipe), *_arm_problems(recipe), *launch_problems(recipe, os.environ)]
     for config in recipe.tasks:
         problems += _task_problems(recipe, config)
     return list(dict.fromkeys(problems))  # two tasks with one broken model say so once

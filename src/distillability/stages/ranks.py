@@ -34,7 +34,9 @@ def wait_for_all() -> None:
     if world_size() > 1:
         from accelerate import PartialState
 
-        PartialState().wait_for_everyone()
+        from distillability.models.load import default_device
+
+        PartialState(cpu=default_device().type == "cpu").wait_for_everyone()  # asked without, it takes processors for one process
 
 
 def wait_for(files: Iterable[Path], every: float = 0.2) -> None:

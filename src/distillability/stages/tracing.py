@@ -139,7 +139,7 @@ def _encode(
 
 def _read_alone(pair: Pair, role: Role, items: Sequence[_Item]) -> Said:
     loaded, gathered = pair.model(role), _Gathered(items)
-    plain = has_plain_head(loaded.model, items[0].prompt[:8]) if items else True
+    plain = has_plain_head(loaded.model)
     for batch in _batches(items):
         states, project, targets = _states(pair, role, batch, plain)
         for rows in _chunks(len(targets), width(loaded)):
@@ -151,7 +151,7 @@ def _read_alone(pair: Pair, role: Role, items: Sequence[_Item]) -> Said:
 def _read_both(pair: Pair, items: dict[Role, list[_Item]]) -> tuple[dict[Role, Said], Compared, HeadGradients | None]:
     gathered = {role: _Gathered(items[role]) for role in ROLES}
     joint, tokens = _Gathered(items["student"]), defaultdict[str, list[int]](list)
-    plain = {role: has_plain_head(pair.model(role).model, items[role][0].prompt[:8]) for role in ROLES} if items["teacher"] else {}
+    plain = {role: has_plain_head(pair.model(role).model) for role in ROLES} if items["teacher"] else {}
     top_k = top_k_of(width(pair.student))
     gradient = HeadGradient(pair.student.model.get_output_embeddings().weight) if plain.get("student") else None
     slopes = _Gathered(items["student"])

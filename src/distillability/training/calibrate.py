@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PrinterCallback
@@ -169,8 +168,9 @@ def calibration_trainer(calibration: Calibration) -> CalibrationTrainer:
         reference=None,
         prompts={prompt.id: prompt for prompt in prompts},
     )
+    config = _grpo_config(settings, loaded, length, calibration.seed, dtype, calibration.folder)
     # Too few prompts are repeated here: a second epoch draws its order from a generator that a resumed trainer has not moved on.
-    needed = settings.prompts_per_step * settings.max_steps * PartialState().num_processes
+    needed = settings.prompts_per_step * settings.max_steps * config.world_size
     rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in prompts]
     rows *= -(-needed // len(rows))
     longest = max(map(len, rendered_once(loaded.tokenizer, [prompt.text for prompt in prompts]))) + length
@@ -179,7 +179,7 @@ def calibration_trainer(calibration: Calibration) -> CalibrationTrainer:
     trainer = CalibrationTrainer(
         model=loaded.model,
         reward_funcs=[reward],
-        args=_grpo_config(settings, loaded, length, calibration.seed, dtype, calibration.folder),
+        args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=loaded.tokenizer,
         rollout_func=_rollouts(loaded, length, dtype) if ours else None,
@@ -221,13 +221,7 @@ def _grpo_config(
 ) -> GRPOConfig:
     rows = settings.prompts_per_step * settings.num_generations
     micro_batch = min(rows, settings.per_device_train_batch_size or rows)
-    if PartialState().num_processes > 1 and micro_batch % settings.num_generations:
-        raise UserError.single(
-            f"calibrate.per_device_train_batch_size = {micro_batch}",
-            f"several processes would split groups of {settings.num_generations} completions, whose rewards belong together",
-            "use a multiple of calibrate.num_generations",
-        )
-    return GRPOConfig(
+    config = GRPOConfig(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=rows // micro_batch,
@@ -257,10 +251,17 @@ def _grpo_config(
         vllm_mode=settings.vllm_mode,
         use_cpu=loaded.device.type == "cpu",
         bf16=autocast_dtype is torch.bfloat16,
-        activation_checkpointing=False,
+        activation_checkpointing=settings.activation_checkpointing,
         dataloader_pin_memory=loaded.device.type == "cuda",
         remove_unused_columns=False,
     )
+    if config.world_size > 1 and micro_batch % settings.num_generations:
+        raise UserError.single(
+            f"calibrate.per_device_train_batch_size = {micro_batch}",
+            f"several processes would split groups of {settings.num_generations} completions, whose rewards belong together",
+            "use a multiple of calibrate.num_generations",
+        )
+    return config
 
 
 def _reference_scorer(
@@ -271,7 +272,7 @@ def _reference_scorer(
     The policy is forwarded once more over the distinct texts. The decoder's own log-probabilities would cost nothing, but they are of the
     ids that were drawn and not of the text, are rounded as its products are, and exist only where our decoder does.
     """
-    policy = trainer.accelerator.unwrap_model(trainer.model)
+    policy = trainer.accelerator.unwrap_model(trainer.model)  # not divided yet, and the same object when it is
     if reference == "policy":
         return Scorer(policy, loaded.tokenizer, autocast_dtype=autocast_dtype)
     if isinstance(policy, PeftModel):

@@ -21,7 +21,7 @@ from distillability.models.head import has_plain_head, states_and_head
 from distillability.ops.logprobs import chosen_logprobs, token_logprobs
 from distillability.ops.policy_loss import clipped_token_loss, k3
 from distillability.ops.projection import projected_sum
-from distillability.training.forward import through_wrapper
+from distillability.ops.sharding import is_sharded, through_wrapper
 
 __all__ = ["LeanGRPOTrainer", "frozen_reference"]
 
@@ -69,8 +69,11 @@ class LeanGRPOTrainer(GRPOTrainer):
     last_anchor: torch.Tensor | None = None
     last_surprisal: torch.Tensor
     reference_sums: torch.Tensor | None = None
-    _plain_heads: dict[int, bool]
     _policy_logprobs: torch.Tensor
+
+    def __init__(self, *args: Any, **settings: Any):
+        super().__init__(*args, **settings)
+        self._plain_head = has_plain_head(self.accelerator.unwrap_model(self.model))  # and so is the reference's
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -90,7 +93,8 @@ class LeanGRPOTrainer(GRPOTrainer):
             )
             logprobs = output[0].detach()
         else:
-            positions = _positions(input_ids, attention_mask, logits_to_keep, None, batch_size or len(input_ids))
+            most_rows = batch_size or len(input_ids)
+            positions = _positions(input_ids, attention_mask, logits_to_keep, None, most_rows, fixed=is_sharded(model))
             inner = self.accelerator.unwrap_model(model)
             found = through_wrapper(model, inner, lambda: self._chosen(inner, positions))
             logprobs = positions.spread(found, logits_to_keep)
@@ -105,7 +109,7 @@ class LeanGRPOTrainer(GRPOTrainer):
         parts, done = [], 0
         with self.accelerator.autocast():
             for inputs in positions.passes:
-                states, head = states_and_head(model, plain_head=self._plain_head(model, inputs), **inputs)
+                states, head = states_and_head(model, plain_head=self._plain_head, **inputs)
                 parts.append(chosen_logprobs(states, head, positions.targets[done : done + len(states)]))
                 done += len(states)
         return torch.cat(parts)
@@ -147,7 +151,7 @@ class LeanGRPOTrainer(GRPOTrainer):
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
         width = inputs["completion_ids"].shape[1]
-        positions = _positions(ids, mask, width, inputs["advantages"], len(ids))
+        positions = _positions(ids, mask, width, inputs["advantages"], len(ids), fixed=is_sharded(model))
         inner = self.accelerator.unwrap_model(model)
         logprobs = torch.empty(len(positions.targets), device=ids.device)
         total = through_wrapper(model, inner, lambda: self._weighted_sum(inner, positions, inputs, logprobs))
@@ -178,18 +182,8 @@ class LeanGRPOTrainer(GRPOTrainer):
             return (losses * copies[part]).sum()
 
         with self.accelerator.autocast():
-            plain = self._plain_head(model, positions.passes[0])
-            found = [states_and_head(model, plain_head=plain, **inputs) for inputs in positions.passes]
+            found = [states_and_head(model, plain_head=self._plain_head, **inputs) for inputs in positions.passes]
             return projected_sum(torch.cat([states for states, _ in found]), found[0][1], loss)
-
-    def _plain_head(self, model: Any, inputs: dict[str, torch.Tensor]) -> bool:
-        """Asked once of each model."""
-        if not hasattr(self, "_plain_heads"):
-            self._plain_heads = {}
-        if id(model) not in self._plain_heads:
-            row = inputs["input_ids"][0][inputs["attention_mask"][0].bool()]
-            self._plain_heads[id(model)] = has_plain_head(model, row[:8].tolist())
-        return self._plain_heads[id(model)]
 
     def _log_token_means(self, positions: _Positions, inputs: dict[str, Any], logprobs: torch.Tensor) -> None:
         """What TRL logs under these names; the entropy as the mean of −log π_θ over sampled tokens, which is unbiased and free."""
@@ -212,15 +206,19 @@ def frozen_reference(trainer: GRPOTrainer) -> torch.nn.Module | None:
     return None if reference is None else trainer.accelerator.unwrap_model(reference)
 
 
-def _positions(ids: torch.Tensor, mask: torch.Tensor, width: int, key: torch.Tensor | None, most_rows: int) -> _Positions:
+def _positions(
+    ids: torch.Tensor, mask: torch.Tensor, width: int, key: torch.Tensor | None, most_rows: int, *, fixed: bool = False
+) -> _Positions:
     """Equal rows of a batch [B, P + width] once, in passes of at most `most_rows` rows of like length.
 
     Args:
         key: [B] of which rows must agree, too, to count as equal.
+        fixed: ⌈B / most_rows⌉ passes whatever the rows say: every row, cut at this number alone. What processes need that gather weights
+            together in every pass.
     """
     device = ids.device
     rows_as_text = [tuple(row) for row in torch.where(mask.bool(), ids, -1).tolist()]
-    keys = [None] * len(rows_as_text) if key is None else key.tolist()
+    keys = list(range(len(ids))) if fixed else [None] * len(ids) if key is None else key.tolist()
     first: dict[tuple[Any, ...], int] = {}
     row_of = [first.setdefault((text, value), row) for row, (text, value) in enumerate(zip(rows_as_text, keys, strict=True))]
     copies = torch.bincount(torch.tensor(row_of), minlength=len(row_of))
@@ -228,7 +226,8 @@ def _positions(ids: torch.Tensor, mask: torch.Tensor, width: int, key: torch.Ten
     n_completion = mask[:, -width:].sum(1).tolist()
     order = sorted(tokens, key=lambda row: len(tokens[row]))
     passes, places = [], []
-    for part in _passes([len(tokens[row]) for row in order], most_rows):
+    lengths = [len(tokens[row]) for row in order]
+    for part in [slice(row, row + most_rows) for row in range(0, len(ids), most_rows)] if fixed else _passes(lengths, most_rows):
         rows = order[part]
         longest = max(len(tokens[row]) for row in rows)
         places += [(row, column) for row in rows for column in range(n_completion[row])]

@@ -31,8 +31,8 @@ from distillability.objectives import Objective
 from distillability.ops.align import IGNORE, next_token_positions
 from distillability.ops.projection import projected_sum, projector
 from distillability.ops.reduce import global_mean
+from distillability.ops.sharding import through_wrapper
 from distillability.rollouts import complete_ids
-from distillability.training.forward import through_wrapper
 from distillability.training.resume import MetricsFile, last_checkpoint
 from distillability.training.signals import Example, RecordedSignals, encode_trace
 from distillability.types import Trace
@@ -53,6 +53,7 @@ class StudentSettings:
     max_completion_length: int
     save_steps: int
     seed: int
+    activation_checkpointing: bool = False
 
 
 class _Traces(Dataset[dict[str, Any]]):
@@ -228,7 +229,7 @@ def student_trainer(
     """The trainer behind `distill_student`, ready to train."""
     examples = [encode_trace(student, trace) for trace in traces]
     asked = {"student": student, "teacher": teacher}
-    plain_head = {role: has_plain_head(loaded.model, examples[0].ids[:8]) for role, loaded in asked.items() if loaded is not None}
+    plain_head = {role: has_plain_head(loaded.model) for role, loaded in asked.items() if loaded is not None}
     trainer = _StudentTrainer(
         model=student.model.train(),
         args=_training_arguments(settings, student, autocast_dtype, folder),
@@ -264,6 +265,7 @@ def _training_arguments(
         logging_steps=max(1, settings.steps // 20),
         report_to="none",
         disable_tqdm=True,
+        activation_checkpointing=settings.activation_checkpointing,
         use_cpu=student.device.type == "cpu",
         bf16=autocast_dtype is torch.bfloat16,
         dataloader_pin_memory=student.device.type == "cuda",

@@ -13,7 +13,8 @@ from trl import GRPOTrainer
 from distillability.errors import UserError
 from distillability.files import new_folder
 from distillability.models.load import LoadedModel, load_model
-from distillability.training.lora import restore_adapter, save_merged
+from distillability.training.divided import load_whole
+from distillability.training.lora import adapter_of, save_merged
 from distillability.training.resume import whole_checkpoints
 
 __all__ = ["go_back", "on_a_full_disk", "save"]
@@ -58,10 +59,10 @@ def go_back(
     path = kept[-1].path if kept else None
     policy = trainer.accelerator.unwrap_model(trainer.model)
     if first_adapter is not None:
-        restore_adapter(policy, path, first_adapter)
+        load_whole(policy, adapter_of(policy, path, first_adapter))
     else:
         source = path or trainer.model.config._name_or_path
-        policy.load_state_dict(load_model(source, trust_remote_code=loaded.trust_remote_code).model.state_dict())
+        load_whole(policy, load_model(source, trust_remote_code=loaded.trust_remote_code).model.state_dict())
     return kept[-1].step if kept else 0
 
 

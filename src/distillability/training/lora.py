@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,7 +20,7 @@ from distillability.config.schema import nearest
 from distillability.errors import Problem, UserError
 from distillability.scoring.likelihood import Likelihood, Scorer
 
-__all__ = ["AdapterOffScorer", "adapter_config", "adapter_state", "restore_adapter", "save_merged"]
+__all__ = ["AdapterOffScorer", "adapter_config", "adapter_of", "adapter_state", "save_merged"]
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
@@ -29,7 +29,7 @@ class AdapterOffScorer(Scorer):
     """Scores with a model as it was before it got its adapter."""
 
     def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, **settings: Any):
-        super().__init__(model.get_base_model(), tokenizer, **settings)
+        super().__init__(model.get_base_model(), tokenizer, wrapper=model, **settings)
         self._adapted = model
 
     def score(self, prompts: Sequence[str], texts: Sequence[str], truncated: Sequence[bool] | None = None) -> list[Likelihood | None]:
@@ -75,9 +75,11 @@ def adapter_state(model: PeftModel) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in get_peft_model_state_dict(model).items()}
 
 
-def restore_adapter(model: PeftModel, checkpoint: Path | None, first: dict[str, torch.Tensor]) -> None:
-    """Load the adapter of a checkpoint; `first`, that of before the first step, where there is none."""
-    set_peft_model_state_dict(model, first if checkpoint is None else load_file(checkpoint / ADAPTER_FILE))
+def adapter_of(model: PeftModel, checkpoint: Path | None, first: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The adapter of a checkpoint under the model's own names; `first`, that of before the first step, where there is none."""
+    saved = first if checkpoint is None else load_file(checkpoint / ADAPTER_FILE)
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    return {name: saved[name.replace(f".{model.active_adapter}.", ".")] for name in trained}
 
 
 def save_merged(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -15,7 +15,8 @@ from distillability.files import write_jsonl
 __all__ = ["Checkpoint", "MetricsFile", "last_checkpoint", "prune", "whole_checkpoints"]
 
 # `trainer_state.json` alone does not prove a whole checkpoint: a kill can fall between any two of these files.
-_PARTS = ("trainer_state.json", "optimizer.pt", "scheduler.pt")
+_PARTS = ("trainer_state.json", "scheduler.pt")
+_OPTIMIZER = ("optimizer.pt", "optimizer.bin", "latest")  # the Trainer's own, FSDP's, and what DeepSpeed writes last
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 
 
@@ -53,7 +54,9 @@ def prune(folder: Path, *, keep: Callable[[int], bool], newest: int = 4) -> None
 
 
 def _is_whole(path: Path) -> bool:
-    if not all((path / part).is_file() for part in (*_PARTS, *_generators())) or not any((path / part).is_file() for part in _WEIGHTS):
+    if not all((path / part).is_file() for part in (*_PARTS, *_generators())):
+        return False
+    if not all(any((path / part).is_file() for part in either) for either in (_OPTIMIZER, _WEIGHTS)):
         return False
     try:
         json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))

@@ -92,11 +92,11 @@ class CompositeReward:
     def _score(self, questions: Sequence[Prompt], ids: Sequence[list[int]]) -> list[_Scored]:
         said = read_completions(self.policy_tokenizer, ids)
         texts, truncated = said.texts, said.truncated
-        grades = [grade_text(self.task, *row) for row in zip(questions, texts, truncated, strict=True)]
-        try:
+        try:  # before anything can fail in this process alone: where weights are divided, all processes score together
             values, plain, reused = self._calibration_values(questions, texts, truncated, ids)
         except UserError as error:  # a model that gives no finite likelihood, or a text beyond its context
             raise RewardFailure(error.brief) from error
+        grades = [grade_text(self.task, *row) for row in zip(questions, texts, truncated, strict=True)]
         columns = zip(texts, truncated, map(repeats, said.ids), grades, values.T.tolist(), plain, strict=True)
         return [_Scored(text, cut, loops, grade, tuple(own), logprob, reused) for text, cut, loops, grade, own, logprob in columns]
 

@@ -106,7 +106,7 @@ def record_signals(
         return None
     width, dtype = (_vocabulary(teacher), torch.half) if kept is None else (kept.in_features, _computed_in(kept, autocast_dtype))
     values = torch.empty(int(offsets[-1]), width, dtype=dtype)
-    plain_head = kept is not None or (bool(examples) and has_plain_head(teacher.model, examples[0].ids[:8]))
+    plain_head = kept is not None or has_plain_head(teacher.model)
     rows_at_once = batch_size if plain_head else min(batch_size, _WHOLE_LOGITS_ROWS)
     order = sorted(range(len(examples)), key=lambda row: len(examples[row].ids))
     for begin in range(0, len(order), rows_at_once):
@@ -132,7 +132,7 @@ def _head_worth_keeping(teacher: LoadedModel, examples: Sequence[Example], autoc
     if not examples or type(head) is not torch.nn.Linear:
         return None
     smaller = _record_bytes(teacher, examples, head, autocast_dtype) < _record_bytes(teacher, examples, None, autocast_dtype)
-    return head if smaller and has_plain_head(teacher.model, examples[0].ids[:8]) else None
+    return head if smaller and has_plain_head(teacher.model) else None
 
 
 def _record_bytes(

@@ -1,11 +1,12 @@
-"""Work that stands in for a forward pass."""
+"""Work that stands in for a forward pass, and models in parts."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
-from distillability.training.forward import through_wrapper
+from distillability.ops.sharding import is_sharded, through_wrapper
 
 
 class _Wrapper(torch.nn.Module):
@@ -40,3 +41,11 @@ def test_an_error_leaves_the_model_as_it_was() -> None:
         through_wrapper(_Wrapper(model), model, lambda: torch.tensor(1 / 0))
     assert "forward" not in vars(model)
     assert model(torch.ones(1, 2)).shape == (1, 2)
+
+
+def test_what_counts_as_sharded() -> None:
+    assert not is_sharded(torch.nn.Linear(2, 3))
+    assert not is_sharded(get_peft_model(torch.nn.Sequential(torch.nn.Linear(2, 3)), LoraConfig(r=2, target_modules=["0"])))
+    partitioned = torch.nn.Linear(2, 3)
+    partitioned.weight.ds_id = 7  # type: ignore[assignment]
+    assert is_sharded(torch.nn.Sequential(torch.nn.Linear(2, 2), partitioned))
