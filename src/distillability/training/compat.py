@@ -154,12 +154,13 @@ class LeanGRPOTrainer(GRPOTrainer):
         positions = _positions(ids, mask, width, inputs["advantages"], len(ids), fixed=is_sharded(model))
         inner = self.accelerator.unwrap_model(model)
         logprobs = torch.empty(len(positions.targets), device=ids.device)
-        total = through_wrapper(model, inner, lambda: self._weighted_sum(inner, positions, inputs, logprobs))
         normalizer = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
         if self.model.training:
             normalizer = normalizer * self.current_gradient_accumulation_steps / self.args.steps_per_generation
+        # Divided inside: a wrapper may round what comes out, and with it the gradient of what is done to it.
+        loss = through_wrapper(model, inner, lambda: self._weighted_sum(inner, positions, inputs, logprobs) / normalizer)
         self._log_token_means(positions, inputs, logprobs)
-        return total / normalizer, positions.spread(logprobs, width)
+        return loss, positions.spread(logprobs, width)
 
     def _weighted_sum(self, model: Any, positions: _Positions, inputs: dict[str, Any], logprobs: torch.Tensor) -> torch.Tensor:
         """Σ over all tokens of the micro-batch; writes their log-probabilities into `logprobs` [N]."""

@@ -112,9 +112,12 @@ class _StudentTrainer(Trainer):
     ) -> Any:
         rows, columns, targets = next_token_positions(inputs["labels"])
         student = self.accelerator.unwrap_model(model)
-        total = through_wrapper(model, student, lambda: self._sum(student, inputs, rows, columns, targets))
         n_tokens = len(targets) if num_items_in_batch is None else num_items_in_batch
-        loss = global_mean(total, n_tokens, world_size=self.args.world_size)
+
+        def mean() -> torch.Tensor:  # divided inside: a wrapper may round what comes out, and with it the gradient of what is done to it
+            return global_mean(self._sum(student, inputs, rows, columns, targets), n_tokens, world_size=self.args.world_size)
+
+        loss = through_wrapper(model, student, mean)
         return (loss, {}) if return_outputs else loss
 
     def _sum(self, student: Any, inputs: dict[str, Any], rows: torch.Tensor, columns: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
