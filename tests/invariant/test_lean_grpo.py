@@ -48,7 +48,7 @@ def _trainer(tiny: dict[str, Path], folder: Path, *, lora: bool = False, **chang
     return trainer
 
 
-def _inputs(trainer: LeanGRPOTrainer, *, anchor: bool, old: bool) -> dict[str, torch.Tensor]:
+def _inputs(trainer: LeanGRPOTrainer, *, anchor: bool, old: bool, sampled_by: str = "us") -> dict[str, torch.Tensor]:
     """A batch with prompts and completions of mixed lengths, in which every completion but the first few comes twice or more."""
     rng, vocabulary = random.Random(0), trainer.model.config.vocab_size
     prompts = [[rng.randrange(4, vocabulary) for _ in range(rng.randint(2, 6))] for _ in range(4)]
@@ -75,6 +75,10 @@ def _inputs(trainer: LeanGRPOTrainer, *, anchor: bool, old: bool) -> dict[str, t
         inputs["ref_per_token_logps"] = logprobs - 0.1 * (ids[:, -length:] % 3)
     if old:
         inputs["old_per_token_logps"] = logprobs + 0.15 * (ids[:, -length:] % 2) - 0.1
+    if sampled_by != "us":
+        ratio = torch.linspace(0.5, 1.5, len(rows) * length).view(len(rows), length)
+        inputs["importance_sampling_ratio"] = ratio if sampled_by == "vLLM, by token" else ratio[:, :1]
+        inputs["sampling_per_token_logps"] = logprobs
     return inputs
 
 
@@ -107,6 +111,22 @@ def test_the_short_loss_is_trls(tiny: dict[str, Path], tmp_path: Path, anchor: b
         assert torch.allclose(anchors, difference.sum(1), atol=1e-5)
     else:
         assert anchors is None
+
+
+@pytest.mark.parametrize("sampled_by", ["vLLM, by token", "vLLM, by sequence"])
+def test_the_short_loss_is_trls_where_vllm_samples(tiny: dict[str, Path], tmp_path: Path, sampled_by: str) -> None:
+    trainer = _trainer(tiny, tmp_path, beta=0.05, use_bias_correction_kl=True)
+    trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
+    inputs = _inputs(trainer, anchor=True, old=True, sampled_by=sampled_by)
+    assert trainer._has_short_loss(inputs)
+    ours = trainer._compute_loss(trainer.model, dict(inputs))
+    gradients = list(_gradients(trainer, ours))
+    theirs = GRPOTrainer._compute_loss(trainer, trainer.model, dict(inputs))
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
+    for mine, stock in zip(gradients, _gradients(trainer, theirs), strict=True):
+        assert torch.allclose(mine, stock, atol=1e-6)
+    without = trainer._compute_loss(trainer.model, inputs | {"importance_sampling_ratio": torch.ones(len(inputs["advantages"]), 1)})
+    assert abs(without.item() - ours.item()) > 1e-4
 
 
 def test_settings_beyond_the_short_loss_run_trls_own(tiny: dict[str, Path], tmp_path: Path) -> None:

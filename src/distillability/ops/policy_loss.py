@@ -22,8 +22,9 @@ def clipped_token_loss(
     clip: tuple[float, float],
     anchor_coefficient: float,
     reverse_anchor: bool,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """−min(r A, clip(r) A) + β K3, with r = π_θ/π_old (PPO, Schulman et al., 2017; GRPO, Shao et al., 2024).
+    """−w min(r A, clip(r) A) + β K3, with r = π_θ/π_old (PPO, Schulman et al., 2017; GRPO, Shao et al., 2024).
 
     Args:
         logprobs: [N] log π_θ of the chosen tokens, with gradient.
@@ -32,12 +33,15 @@ def clipped_token_loss(
         reference: [N] log π₀; None where there is no anchor.
         clip: r is held between 1 − clip[0] and 1 + clip[1].
         reverse_anchor: K3 times r, whose gradient is that of the next-token KL(π_θ‖π₀); else the gradient is that of KL(π₀‖π_θ).
+        weights: [N] w, π_old as we compute it over π_old of the engine that sampled; None for 1.
 
     Returns:
         [N].
     """
     ratio = (logprobs - (logprobs.detach() if old is None else old)).exp()
     loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip[0], 1 + clip[1]) * advantages)
+    if weights is not None:
+        loss = loss * weights
     if reference is None:
         return loss
     anchor = k3(logprobs, reference)

@@ -132,6 +132,7 @@ class LeanGRPOTrainer(GRPOTrainer):
         known = {
             *("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "num_items_in_batch"),
             *("old_per_token_logps", "ref_per_token_logps"),
+            *("importance_sampling_ratio", "sampling_per_token_logps"),  # of vLLM
         }
         return (
             self.loss_type == "dapo"
@@ -151,7 +152,10 @@ class LeanGRPOTrainer(GRPOTrainer):
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
         width = inputs["completion_ids"].shape[1]
-        positions = _positions(ids, mask, width, inputs["advantages"], len(ids), fixed=is_sharded(model))
+        alike = inputs["advantages"]
+        if "importance_sampling_ratio" in inputs:  # vLLM's rounding depends on what else it decodes, so that no two rows are equal
+            alike = torch.arange(len(ids))
+        positions = _positions(ids, mask, width, alike, len(ids), fixed=is_sharded(model))
         inner = self.accelerator.unwrap_model(model)
         logprobs = torch.empty(len(positions.targets), device=ids.device)
         normalizer = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
@@ -165,7 +169,7 @@ class LeanGRPOTrainer(GRPOTrainer):
     def _weighted_sum(self, model: Any, positions: _Positions, inputs: dict[str, Any], logprobs: torch.Tensor) -> torch.Tensor:
         """Σ over all tokens of the micro-batch; writes their log-probabilities into `logprobs` [N]."""
         advantages = positions.of(inputs["advantages"])
-        old, reference = (positions.of(x) if (x := inputs.get(key)) is not None else None for key in _RECORDED)
+        old, reference, weights = (positions.of(x) if (x := inputs.get(key)) is not None else None for key in _RECORDED)
         targets, copies = positions.targets, positions.copies
 
         def loss(logits: torch.Tensor, part: slice) -> torch.Tensor:
@@ -179,6 +183,7 @@ class LeanGRPOTrainer(GRPOTrainer):
                 clip=(self.epsilon_low, self.epsilon_high),
                 anchor_coefficient=self.beta,
                 reverse_anchor=self.args.use_bias_correction_kl,
+                weights=None if weights is None else weights[part],
             )
             return (losses * copies[part]).sum()
 
@@ -198,7 +203,7 @@ class LeanGRPOTrainer(GRPOTrainer):
             self._metrics[mode][name].append((totals[0] / totals[1].clamp(min=1.0)).item())
 
 
-_RECORDED = ("old_per_token_logps", "ref_per_token_logps")
+_RECORDED = ("old_per_token_logps", "ref_per_token_logps", "importance_sampling_ratio")
 
 
 def frozen_reference(trainer: GRPOTrainer) -> torch.nn.Module | None:
