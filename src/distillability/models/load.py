@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import deepspeed
 from transformers.utils import logging as transformers_logging
 
 from distillability.errors import UserError
@@ -121,19 +123,33 @@ def _load_language_model(path: str, dtype: torch.dtype | Literal["auto"], trust_
     names = _LARGER.get(config.model_type)
     inner = {} if names is None else {"config": _language_config(config), "key_mapping": names}
     model: PreTrainedModel
-    model, found = AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=dtype,
-        use_safetensors=True,
-        attn_implementation=_attention(),
-        trust_remote_code=trust_remote_code,
-        output_loading_info=True,
-        **inner,
-    )
+    with _undivided():
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation=_attention(),
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **inner,
+        )
     _require_all(found["missing_keys"])
     if inner:
         vars(model).pop("_weight_conversions", None)  # else it would be saved under its names in the larger model
     return model
+
+
+@contextmanager
+def _undivided() -> Iterator[None]:
+    """Whole models, also where a trainer of this process has had DeepSpeed divide its own: transformers then divides all that it makes."""
+    known = deepspeed._hf_deepspeed_config_weak_ref
+    config = None if known is None else known()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if config is not None:
+            deepspeed.set_hf_deepspeed_config(config)
 
 
 def _require_all(missing: Collection[str]) -> None:
@@ -153,7 +169,7 @@ def initialise_student(
     path = as_folder(str(reference))
     base = adapted_model(Path(path))
     config = _language_config(AutoConfig.from_pretrained(as_folder(base) if base else path, trust_remote_code=trust_remote_code))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _undivided():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=_attention(), trust_remote_code=trust_remote_code
