@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 
 __all__ = ["gathered", "is_sharded", "most_anywhere", "through_wrapper"]
-
-_T = TypeVar("_T")
 
 
 def is_sharded(module: torch.nn.Module) -> bool:
@@ -34,12 +31,12 @@ def most_anywhere(n: int, device: torch.device) -> int:
     return int(most)
 
 
-def gathered(model: torch.nn.Module, work: Callable[[], _T]) -> _T:
+def gathered(model: torch.nn.Module, work: Callable[[], torch.Tensor]) -> torch.Tensor:
     """`work()`, which reads parts of `model` or all of it, where its layers are gathered as they are reached."""
     return through_wrapper(model, model, work) if is_sharded(model) else work()
 
 
-def through_wrapper(wrapper: torch.nn.Module, model: torch.nn.Module, work: Callable[[], _T]) -> _T:
+def through_wrapper(wrapper: torch.nn.Module, model: torch.nn.Module, work: Callable[[], torch.Tensor]) -> torch.Tensor:
     """`work()`, run as the forward pass of `wrapper`, which has `model` inside or is `model` itself.
 
     A wrapper for several processes gathers parameters before its forward pass and readies the exchange of gradients after it; whoever calls
@@ -55,13 +52,13 @@ def through_wrapper(wrapper: torch.nn.Module, model: torch.nn.Module, work: Call
         if own is not missing:
             vars(model)["forward"] = own
 
-    def forward() -> _T:
+    def forward() -> torch.Tensor:
         restore()
         return work()
 
     vars(model)["forward"] = forward
     try:
-        result: _T = wrapper()
+        result: torch.Tensor = wrapper()
     finally:
         restore()
     return result

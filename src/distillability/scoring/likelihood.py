@@ -72,7 +72,7 @@ class Scorer:
         self.tokenizer = tokenizer
         self.max_tokens_per_batch = max_tokens_per_batch
         self.autocast_dtype = autocast_dtype
-        self._plain_head = gathered(self.wrapper, lambda: has_plain_head(model))
+        self._plain_head = bool(gathered(self.wrapper, lambda: torch.tensor(has_plain_head(model))))
 
     def score(self, prompts: Sequence[str], texts: Sequence[str], truncated: Sequence[bool] | None = None) -> list[Likelihood | None]:
         """Likelihood of each text as the answer to its prompt, in the order given.
