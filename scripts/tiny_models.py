@@ -33,7 +33,7 @@ def write(architecture: str, folder: Path) -> None:
             num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=2,
-            head_dim=8,
+            head_dim=32,  # the least that vLLM's attention on processors takes
             max_position_embeddings=128,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,

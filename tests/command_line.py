@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["COMMAND", "ROOT", "SMOKE", "run", "without_times"]
+from processes import Done, run_in_processes
+
+__all__ = ["COMMAND", "ROOT", "SMOKE", "invoke", "run", "without_times"]
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "recipes" / "smoke" / "maths.toml"
 COMMAND = [sys.executable, "-m", "distillability"]
 
 
-def run(*arguments: str, check: bool = True, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, check: bool = True, cwd: Path = ROOT) -> Done:
     """`distillability` with these arguments, in the repository unless told otherwise; it must succeed unless `check` is off."""
-    done = subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, timeout=500, check=False)
+    (done,) = run_in_processes(invoke, *arguments, cwd=cwd)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def invoke(*arguments: str) -> None:
+    """The command, in the process that calls; it does not return."""
+    from distillability.cli import main
+
+    sys.argv = ["distillability", *arguments]
+    main()
 
 
 def without_times(folder: Path) -> dict[str, Any]:

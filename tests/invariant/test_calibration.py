@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -25,6 +22,7 @@ from distillability.scoring.likelihood import Scorer
 from distillability.training import calibrate as module
 from distillability.training.calibrate import Calibration, calibrate_teacher
 from distillability.training.reward import CompositeReward
+from processes import run_in_processes
 from tiny import Parity
 
 TASK = Parity()
@@ -166,20 +164,8 @@ def _with_same_words(tiny: dict[str, Path], folder: Path, prompts_per_step: int,
 def test_two_processes_are_one(tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole groups in each process, as many in all: the same losses, gradients, anchors and weights."""
     _with_same_words(tiny, tmp_path / "one", 4, monkeypatch.setattr)
-    script = tmp_path / "worker.py"
-    script.write_text(
-        "import sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "from pathlib import Path\n"
-        "from invariant import test_calibration as t\n"
-        f"tiny = {{name: Path(path) for name, path in { ({k: str(v) for k, v in tiny.items()})!r}.items()}}\n"
-        f"t._with_same_words(tiny, Path({str(tmp_path / 'two')!r}), 2, setattr)\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone", str(script)]
-    done = subprocess.run(
-        command, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    done = run_in_processes(_with_same_words, tiny, tmp_path / "two", 2, setattr, processes=2, environment={"ACCELERATE_USE_CPU": "true"})
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr[-4000:] + done[1].stderr[-4000:]
     one, two = (read_json(tmp_path / name / "history.json") for name in ("one", "two"))
     assert len(one) == len(two) == 3
     for a, b in zip(two, one, strict=True):

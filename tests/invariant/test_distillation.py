@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from distillability.training import signals as signals_module
 from distillability.training.distill import StudentSettings, distill_student
 from distillability.training.signals import RecordedSignals, encode_trace, record_signals
 from distillability.types import Trace
+from processes import run_in_processes
 
 TASK = Maths()
 PROMPTS = TASK.prompts("query", 32)
@@ -315,20 +313,10 @@ def test_truncated_texts_are_refused(tiny: dict[str, Path], tmp_path: Path) -> N
 
 def test_two_processes_are_one(tiny: dict[str, Path], tmp_path: Path) -> None:
     one = _distil(tiny, tmp_path / "one", "forward_kl", _settings(batch_size=8))
-    script = tmp_path / "worker.py"
-    script.write_text(
-        "import sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "from pathlib import Path\n"
-        "from invariant import test_distillation as t\n"
-        f"tiny = {{name: Path(path) for name, path in { ({k: str(v) for k, v in tiny.items()})!r}.items()}}\n"
-        f"t._distil(tiny, Path({str(tmp_path / 'two')!r}), 'forward_kl', t._settings(batch_size=4))\n"
+    done = run_in_processes(
+        _distil, tiny, tmp_path / "two", "forward_kl", _settings(batch_size=4), processes=2, environment={"ACCELERATE_USE_CPU": "true"}
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone", str(script)]
-    done = subprocess.run(
-        command, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr[-4000:] + done[1].stderr[-4000:]
     two = read_jsonl(tmp_path / "two" / "metrics.jsonl")
     for a, b in zip(two, one, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)

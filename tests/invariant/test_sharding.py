@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import test_reduction as whole_model
 import torch
 
 from distillability.objectives import OBJECTIVES
@@ -15,7 +13,7 @@ from distillability.ops.align import next_token_positions
 from distillability.ops.projection import projected_sum
 from distillability.ops.reduce import global_mean
 from distillability.ops.sharding import through_wrapper
-from invariant import test_reduction as whole_model
+from processes import run_in_processes
 
 
 def sharded_step(models: whole_model.Models, *, head_apart: bool) -> tuple[float, torch.Tensor]:
@@ -59,15 +57,5 @@ def worker(tiny: dict[str, Path], head_apart: bool) -> None:
 
 @pytest.mark.parametrize("head_apart", [False, True])
 def test_two_processes_that_share_the_parameters_are_one(tiny: dict[str, Path], tmp_path: Path, head_apart: bool) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(
-        "import sys\n"
-        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "from pathlib import Path\n"
-        "from invariant import test_sharding as t\n"
-        f"t.worker({{name: Path(path) for name, path in { ({k: str(v) for k, v in tiny.items()})!r}.items()}}, {head_apart})\n"
-        "import os\nos._exit(0)\n"  # what raised has ended above; threads of the exchange may outlive an ordinary exit and abort it
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone", str(script)]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    done = run_in_processes(worker, tiny, head_apart, processes=2)
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr[-4000:] + done[1].stderr[-4000:]

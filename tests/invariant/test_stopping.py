@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from distillability.training.calibrate import Calibration, calibrate_teacher
 from distillability.training.reward import CompositeReward
 from distillability.training.trainer import CalibrationTrainer
 from distillability.types import Grade, Prompt
+from processes import run_in_processes
 from tiny import Parity
 
 
@@ -198,20 +197,8 @@ def _outcome_of_one_process(tiny: dict[str, Path], folder: Path) -> None:
 
 
 def test_what_stops_one_process_stops_all(tiny: dict[str, Path], tmp_path: Path) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(
-        "import sys\n"
-        f"sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}\n"
-        "from pathlib import Path\n"
-        "import test_stopping as t\n"
-        f"tiny = {{name: Path(path) for name, path in { ({k: str(v) for k, v in tiny.items()})!r}.items()}}\n"
-        f"t._outcome_of_one_process(tiny, Path({str(tmp_path / 'out')!r}))\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone", str(script)]
-    done = subprocess.run(
-        command, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    done = run_in_processes(_outcome_of_one_process, tiny, tmp_path / "out", processes=2, environment={"ACCELERATE_USE_CPU": "true"})
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr[-4000:] + done[1].stderr[-4000:]
     first, second = (read_json(tmp_path / "out" / f"{rank}.json") for rank in (0, 1))
     assert first == second
     assert "raised ZeroDivisionError" in first["stopped"]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from command_line import ROOT, SMOKE
+from command_line import ROOT, SMOKE, invoke
+from processes import Done, run_in_processes
 
 SMALLER = {
     "tasks.maths.queries": "8",
@@ -19,28 +20,28 @@ SMALLER = {
 }
 
 
-def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--master_port=0",
-        "--standalone",
-        "-m",
-        "distillability",
-    ]
+def _arguments(folder: Path) -> list[str]:
     sets = [part for key, value in SMALLER.items() for part in ("--set", f"{key}={value}")]
-    command = [*launcher, "run", str(SMOKE), *sets, "--out", str(folder), *arguments]
+    return ["run", str(SMOKE), *sets, "--out", str(folder)]
+
+
+def _launched(folder: Path) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    command = [*launcher, "-m", "distillability", *_arguments(folder)]
     return subprocess.run(
         command, cwd=ROOT, env=os.environ | {"ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=500, check=False
     )
 
 
+def _again(folder: Path, *arguments: str) -> list[Done]:
+    environment = {"ACCELERATE_USE_CPU": "true"}
+    return run_in_processes(invoke, *_arguments(folder), *arguments, processes=2, environment=environment, cwd=ROOT)
+
+
 @pytest.mark.slow
 def test_two_processes_do_one_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    done = _run(folder)
+    done = _launched(folder)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     results = json.loads((folder / "results.json").read_text())
     assert results["run"]["complete"]
@@ -49,9 +50,9 @@ def test_two_processes_do_one_run(tmp_path: Path) -> None:
     (metrics,) = (folder / "calibrate").rglob("metrics.jsonl")
     assert len(metrics.read_text().splitlines()) == 2
     proofs = {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")}
-    again = _run(folder, "--resume")
-    assert again.returncode == 0, again.stdout[-2000:] + again.stderr[-6000:]
+    again = _again(folder, "--resume")
+    assert [each.returncode for each in again] == [0, 0], again[0].stderr[-6000:]
     assert proofs == {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")}
-    refused = _run(folder)
-    assert refused.returncode != 0
-    assert "the folder is in use" in refused.stderr
+    refused = _again(folder)
+    assert refused[0].returncode == 2
+    assert "the folder is in use" in refused[0].stderr
