@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from distillability.cli import app
 from distillability.errors import UserError
-from distillability.evaluation.lm_eval import evaluate_on_tasks
+from distillability.evaluation.lm_eval import _names_no_other, evaluate_on_tasks
 from distillability.models.load import LoadedModel, load_model
 from distillability.results import read_results
 
@@ -102,3 +102,17 @@ def test_a_model_without_a_template_is_evaluated_as_plain_text(tiny: dict[str, P
         evaluate_on_tasks(loaded, ["sums"], include_path=task)
     (row,) = evaluate_on_tasks(loaded, ["sums"], include_path=task, as_chat=False).rows
     assert row.value == pytest.approx(_expected(loaded, as_chat=False))
+
+
+@pytest.mark.parametrize(
+    ("text", "alone"),
+    [
+        ("task: sums\noutput_type: generate_until\n", True),
+        ("group: both\ntask:\n  - sums\n  - arc_easy\n", False),
+        ("task: [sums, arc_easy]\n", False),
+        ("task:\n- sums\n", False),
+    ],
+)
+def test_only_a_file_of_one_task_goes_without_what_lm_eval_knows(tmp_path: Path, text: str, alone: bool) -> None:
+    (tmp_path / "file.yaml").write_text(text)
+    assert _names_no_other(tmp_path / "file.yaml") is alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -66,7 +67,9 @@ def evaluate_on_tasks(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    # Reading what lm-eval knows takes longer than many evaluations.
+    needs_known = not all(_is_file(task) and _names_no_other(Path(task)) for task in tasks)
+    manager = TaskManager(include_path=None if include_path is None else str(include_path), include_defaults=needs_known)
     unknown = list(_unknown(tasks, manager.all_tasks))
     if unknown:
         raise UserError(unknown)
@@ -94,9 +97,19 @@ def evaluate_on_tasks(
     return OnTasks(list(_rows(found, role, loaded.reference, seed, confidence)), notes)
 
 
+def _is_file(task: str) -> bool:
+    return task.endswith((".yaml", ".yml")) and Path(task).is_file()
+
+
+def _names_no_other(file: Path) -> bool:
+    """Whether a file is of one task, not of a group of tasks that lm-eval would look up."""
+    text = file.read_text(encoding="utf-8")
+    return re.search(r"^task:[ \t]*[^\s\[]", text, re.MULTILINE) is not None and re.search(r"^group:", text, re.MULTILINE) is None
+
+
 def _unknown(tasks: Sequence[str], known: Sequence[str]) -> Iterator[Problem]:
     for task in tasks:
-        if task not in known and not (task.endswith((".yaml", ".yml")) and Path(task).is_file()):
+        if task not in known and not _is_file(task):
             guess = nearest(task, known)
             mend = f"did you mean {guess!r}? " if guess else ""
             yield Problem(task or "''", "no task of lm-eval, and no file of one", f"{mend}--include-path FOLDER adds your own tasks")
