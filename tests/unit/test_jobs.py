@@ -9,6 +9,7 @@ import torch
 
 from distillability.stages.costs import Cost, append_cost, read_costs, sum_costs
 from distillability.stages.jobs import Job, open_workers
+from processes import run_in_processes
 
 MEGABYTES_HELD = 400
 
@@ -29,6 +30,21 @@ def _fail(path: Path) -> None:
 
 def _nothing(path: Path) -> None:
     pass
+
+
+def _how_many_processes(path: Path) -> None:
+    from accelerate import PartialState
+
+    path.write_text(str(PartialState(cpu=True).num_processes))
+
+
+def _a_stage_of_two_processes(folder: Path) -> None:
+    jobs = [
+        Job(name, folder / name, "counting", _how_many_processes, {"path": folder / name}, trains_alone=alone)
+        for name, alone in (("beside", False), ("beside too", False), ("alone", True), ("alone too", True))
+    ]
+    with open_workers(1, lambda _: None, folder / "costs.jsonl") as pool:
+        pool.run("stage", jobs)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -87,3 +103,11 @@ def test_costs_are_summed_by_kind_and_what_is_not_counted_is_not_zero(tmp_path: 
         {"stage": "distill", "kind": "student", "jobs": 2, "seconds": 6.0, "tokens": None, "memory": 9},
         {"stage": "distill", "kind": "traces", "jobs": 2, "seconds": 2.0, "tokens": 7, "memory": None},
     ]
+
+
+def test_a_job_that_trains_alone_knows_of_no_other_process(tmp_path: Path) -> None:
+    """Its trainer would wait for them, and they for its proof."""
+    done = run_in_processes(_a_stage_of_two_processes, tmp_path, processes=2, environment={"ACCELERATE_USE_CPU": "true"}, limit=120)
+    assert [each.returncode for each in done] == [0, 0], done[0].stderr[-2000:] + done[1].stderr[-2000:]
+    found = {name: (tmp_path / name).read_text() for name in ("beside", "beside too", "alone", "alone too")}
+    assert found == {"beside": "2", "beside too": "2", "alone": "1", "alone too": "1"}

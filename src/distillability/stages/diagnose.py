@@ -39,7 +39,7 @@ def diagnosis_jobs(context: TaskContext) -> list[Job]:
     for name, calibration, title, function in sources:
         proof = diagnosis_file(context.run, context.task_name, name, calibration)
         arguments = {"context": context, "name": name, "calibration": calibration, "proof": proof}
-        jobs.append(Job(f"{context.task_name}: {title}", proof, "diagnosis", function, arguments))
+        jobs.append(Job(f"{context.task_name}: {title}", proof, "diagnosis", function, arguments, trains_alone=True))
     for student in _distilled(context):
         proof = diagnosis_file(context.run, context.task_name, student.source, student.calibration, student.objective, student.seed)
         jobs.append(

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Job:
         function: a module-level function, called with `arguments`; returns how many tokens of completions it wrote or learnt from, None
             where it counts none.
         together: where a run has several processes, all of them do it, each its part.
+        trains_alone: it trains by itself. A trainer takes all processes of a run for its own, so where there are several it gets another.
     """
 
     title: str
@@ -43,6 +44,7 @@ class Job:
     function: Callable[..., int | None]
     arguments: dict[str, Any]
     together: bool = False
+    trains_alone: bool = False
 
 
 @dataclass
@@ -82,9 +84,15 @@ class Workers:
 
 def _in_turn(stage: str, jobs: Sequence[Job]) -> Iterator[Cost]:
     """In this process; with others beside it its share, and those that all do together."""
-    for number, job in enumerate(jobs):
-        if job.together or number % world_size() == rank():
-            yield _measured(stage, job)
+    mine = [job for number, job in enumerate(jobs) if job.together or number % world_size() == rank()]
+    with ExitStack() as opened:
+        pool = None
+        for job in mine:
+            if job.trains_alone and world_size() > 1:
+                pool = pool or opened.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start_alone))
+                yield pool.submit(_measured, stage, job).result()
+            else:
+                yield _measured(stage, job)
     wait_for(job.proof for job in jobs)
 
 
@@ -108,6 +116,20 @@ def _start_worker(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    keep_freed_memory()
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+_OF_LAUNCHERS = ("ACCELERATE_", "FSDP_", "GROUP_", "LOCAL_", "MASTER_", "RANK", "ROLE_", "TORCHELASTIC_", "WORLD_SIZE")
+
+
+def _start_alone() -> None:
+    """Forget the other processes of the run, and keep the device."""
+    visible, place = os.environ.get("CUDA_VISIBLE_DEVICES"), int(os.environ.get("LOCAL_RANK", "0"))
+    if visible != "":  # else there is no device
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[place] if visible else str(place)
+    for name in [name for name in os.environ if name.startswith(_OF_LAUNCHERS)]:
+        del os.environ[name]
     keep_freed_memory()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
