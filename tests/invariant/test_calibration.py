@@ -10,10 +10,11 @@ from typing import Any, get_args
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import get_scheduler
 from trl import GRPOTrainer
 
-from distillability.config.recipe import Calibrate, SchedulerName, Teacher
+from distillability.config.recipe import Calibrate, Lora, SchedulerName, Teacher
 from distillability.errors import UserError
 from distillability.files import read_json, read_jsonl, write_json
 from distillability.models.chat import prompt_ids
@@ -126,6 +127,17 @@ def test_micro_batches_do_not_change_the_result(tiny: dict[str, Path], tmp_path:
         for a, b in zip(ours, theirs, strict=True):
             assert a["anchor_nats"] == pytest.approx(b["anchor_nats"], abs=1e-4)
             assert a["task_reward"] == b["task_reward"]
+
+
+@pytest.mark.parametrize("lora", [None, Lora(r=2, save="adapter")])
+def test_activations_that_are_computed_again_are_the_same(tiny: dict[str, Path], tmp_path: Path, lora: Lora | None) -> None:
+    for again in (False, True):
+        _calibrate(tiny, tmp_path / str(again), knob=1.0, activation_checkpointing=again, lora=lora)
+    kept, again_rows = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("False", "True"))
+    assert [row | {"seconds": 0} for row in again_rows] == [row | {"seconds": 0} for row in kept]
+    weights = (load_file(next((tmp_path / name / "model").glob("*.safetensors"))) for name in ("False", "True"))
+    for ours, theirs in zip(*(found.values() for found in weights), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def _same_words(loaded: LoadedModel, *_: Any) -> Callable[[list[Any], GRPOTrainer], dict[str, Any]]:

@@ -305,6 +305,13 @@ def test_on_policy_steps_learn_from_other_texts(tiny: dict[str, Path], tmp_path:
     assert [row["loss"] for row in off] != [row["loss"] for row in on]
 
 
+def test_activations_that_are_computed_again_are_the_same(tiny: dict[str, Path], tmp_path: Path) -> None:
+    kept = _distil(tiny, tmp_path / "kept", "jsd", _settings())
+    again = _distil(tiny, tmp_path / "again", "jsd", _settings(activation_checkpointing=True))
+    assert again == kept
+    assert torch.equal(_weights(tmp_path / "again"), _weights(tmp_path / "kept"))
+
+
 def test_truncated_texts_are_refused(tiny: dict[str, Path], tmp_path: Path) -> None:
     cut = [*TRACES[:3], Trace("x", "1+1", ">1:1+", truncated=True)]
     with pytest.raises(ValueError, match="complete traces"):

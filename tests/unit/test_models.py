@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from distillability.errors import UserError
 from distillability.models.chat import prompt_ids
@@ -80,6 +81,20 @@ def test_an_adapter_is_its_model_with_the_adapter_merged(tiny: dict[str, Path], 
     wanted = further(ids).logits
     torch.testing.assert_close(load_model(tmp_path / "further").model(ids).logits, wanted, atol=1e-5, rtol=1e-5)
     assert read_facts(str(tmp_path / "further")).layers_folder == tiny["teacher"]
+
+
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")  # peft says so, and goes on
+@pytest.mark.parametrize("what", ["teacher", "adapter"])
+def test_files_that_lack_weights_are_refused(tiny: dict[str, Path], adapter: Path, tmp_path: Path, what: str) -> None:
+    """Else the rest would be as it was drawn: an adapter without any is its model, and looks calibrated."""
+    folder = tmp_path / "holes"
+    shutil.copytree(adapter if what == "adapter" else tiny["teacher"], folder)
+    (file,) = folder.glob("*.safetensors")
+    weights = load_file(file)
+    lost = sorted(name for name in weights if "q_proj" in name)[0]
+    save_file({name: weight for name, weight in weights.items() if name != lost}, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"its files lack 1 of its weights, {lost}"):
+        load_model(folder)
 
 
 def test_a_student_takes_its_shape_from_an_adapter_of_a_model_of_the_lab(adapter: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,11 +66,9 @@ def evaluate_on_tasks(
         raise UserError.single(loaded.reference, "no chat template", f"evaluate it as plain text; or {NO_TEMPLATE_MEND}")
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
-    # Reading what lm-eval knows takes longer than many evaluations.
-    needs_known = not all(_is_file(task) and _names_no_other(Path(task)) for task in tasks)
-    manager = TaskManager(include_path=None if include_path is None else str(include_path), include_defaults=needs_known)
+    alone = all(_is_file(task) and _names_no_other(Path(task)) for task in tasks)
+    manager = _manager(None if include_path is None else str(include_path), include_defaults=not alone)
     unknown = list(_unknown(tasks, manager.all_tasks))
     if unknown:
         raise UserError(unknown)
@@ -95,6 +94,14 @@ def evaluate_on_tasks(
     notes = {"lm_eval": version("lm_eval"), "model": loaded.reference, "limit": limit, "as_chat": as_chat}
     notes |= {"few_shot": found["n-shot"], "task_versions": found["versions"]}
     return OnTasks(list(_rows(found, role, loaded.reference, seed, confidence)), notes)
+
+
+@cache
+def _manager(include_path: str | None, *, include_defaults: bool) -> Any:
+    """lm-eval's index of tasks; reading what it brings along takes longer than many evaluations."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include_path, include_defaults=include_defaults)
 
 
 def _is_file(task: str) -> bool:
