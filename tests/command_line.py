@@ -9,11 +9,10 @@ from typing import Any
 
 from processes import Done, run_in_processes
 
-__all__ = ["COMMAND", "ROOT", "SMOKE", "invoke", "run", "without_times"]
+__all__ = ["ROOT", "SMOKE", "invoke", "run", "without_times"]
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "recipes" / "smoke" / "maths.toml"
-COMMAND = [sys.executable, "-m", "distillability"]
 
 
 def run(*arguments: str, check: bool = True, cwd: Path = ROOT) -> Done:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-__all__ = ["Done", "run_in_processes"]
+__all__ = ["Done", "run_in_processes", "start_process"]
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["distillability.stages.run", "distillability.stages.sweep", "distillability.cli"])
@@ -58,6 +58,13 @@ def run_in_processes(
         _wait(started, time.monotonic() + limit)
         codes = [process.exitcode or 0 for process in started]
         return [Done(code, *(path.read_text(encoding="utf-8") for path in paths)) for code, paths in zip(codes, said, strict=True)]
+
+
+def start_process(target: Callable[..., None], *arguments: Any, cwd: Path) -> Any:
+    """`target(*arguments)` in a process that the caller ends; nobody sees what it prints."""
+    process = _FORKS.Process(target=_child, args=(target, arguments, dict(os.environ), cwd, [Path(os.devnull)] * 2))
+    process.start()
+    return process
 
 
 def _as_torchrun(rank: int, processes: int, port: int) -> dict[str, str]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from command_line import COMMAND, ROOT, SMOKE, run, without_times
+from command_line import ROOT, SMOKE, invoke, run, without_times
 from distillability.results import read_results
+from processes import start_process
 
 
 @pytest.fixture(scope="module")
@@ -104,20 +102,14 @@ def test_a_run_killed_in_calibrate_and_in_distil_resumes_to_the_same_results(tmp
 
 def _kill_when(folder: Path, sign: str) -> None:
     """Start or resume the run and kill it, not politely, as soon as a file is there."""
-    process = subprocess.Popen(
-        [*COMMAND, "run", str(SMOKE), "--out", str(folder), "--resume", *SMALL],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = start_process(invoke, "run", str(SMOKE), "--out", str(folder), "--resume", *SMALL, cwd=ROOT)
     deadline = time.monotonic() + 240
     while not (folder / sign).exists():
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.exitcode is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, f"{sign} never appeared"
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
 
 
 def test_the_other_families_run_too(tmp_path: Path) -> None:
