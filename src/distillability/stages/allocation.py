@@ -33,6 +33,8 @@ def keep_freed_memory() -> bool:
 def give_back_freed_memory() -> None:
     """Return to the system what this process no longer needs: between jobs, which have little in common."""
     gc.collect()  # a trainer is part of cycles
+    if gc.get_freeze_count() == 0:
+        gc.freeze()  # what is there before the first job, imports above all, stays; to look through it takes as long as a small job
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
 
