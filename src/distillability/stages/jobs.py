@@ -116,8 +116,7 @@ def _start_worker(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    keep_freed_memory()
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    _begin_worker()
 
 
 _OF_LAUNCHERS = ("ACCELERATE_", "FSDP_", "GROUP_", "LOCAL_", "MASTER_", "RANK", "ROLE_", "TORCHELASTIC_", "WORLD_SIZE")
@@ -130,6 +129,10 @@ def _start_alone() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[place] if visible else str(place)
     for name in [name for name in os.environ if name.startswith(_OF_LAUNCHERS)]:
         del os.environ[name]
+    _begin_worker()
+
+
+def _begin_worker() -> None:
     keep_freed_memory()
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
