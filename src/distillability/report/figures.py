@@ -19,6 +19,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
 from distillability.files import new_file
 from distillability.report.folder import Curve
@@ -77,9 +78,9 @@ def save(figure: Figure, folder: Path, name: str, alt: str) -> Picture:
     png, svg = io.BytesIO(), io.BytesIO()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # a name in another script gets boxes, not noise
-        FigureCanvasAgg(figure)
-        figure.savefig(png, format="png", dpi=_DPI, bbox_inches="tight", metadata={"Software": None})
-        figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        box = _laid_out(figure)
+        figure.savefig(png, format="png", dpi=_DPI, bbox_inches=box, metadata={"Software": None})
+        figure.savefig(svg, format="svg", bbox_inches=box, metadata={"Date": None, "Creator": None})
     files = [f"{name}.png"]
     _write(folder / files[0], png.getvalue())
     if len(svg.getvalue()) <= _SVG_LIMIT:
@@ -88,6 +89,14 @@ def save(figure: Figure, folder: Path, name: str, alt: str) -> Picture:
     uri = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
     pixels = int.from_bytes(png.getvalue()[16:20], "big")  # the header's width
     return Picture(name, tuple(files), uri, alt, round(pixels * _CSS_PIXELS))
+
+
+def _laid_out(figure: Figure) -> Bbox:
+    """Lay it out once, for both files; by themselves each would do so, and measure what is drawn. Returns what is drawn, in inches."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)
+    return figure.get_tightbbox(renderer).padded(mpl.rcParams["savefig.pad_inches"])
 
 
 def _write(path: Path, content: bytes) -> None:
