@@ -81,7 +81,6 @@ def test_a_proxy_that_fails_admission_stops_before_training_unless_forced(tmp_pa
 
 
 SMALL = [
-    "--set=dtype=float32",  # else each run measures which is faster, and a loaded machine answers otherwise each time
     "--set=distill.arms=[{sources=['plain','distillable'],objectives=['forward_kl']}]",
     "--set=calibrate.teachers={distillable={knob=1.0}}",
     "--set=calibrate.max_steps=4",

@@ -21,7 +21,7 @@ pytest.importorskip("lm_eval")
 pytestmark = pytest.mark.filterwarnings("default")  # other people's code, from import to the last metric
 
 TASK = """\
-task: sums
+task: %s
 dataset_path: json
 dataset_kwargs: {data_files: {test: %s}}
 test_split: test
@@ -35,16 +35,22 @@ metadata: {version: 1.0}
 DOCUMENTS = [{"question": f"{a}+{b}", "answer": (a + b) % 4} for a in range(4) for b in range(4)]
 
 
-@pytest.fixture
-def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two tasks, one of which has lost its data; one for all tests, since lm-eval takes long to look through what it knows."""
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "data.jsonl").write_text("".join(json.dumps(document) + "\n" for document in DOCUMENTS))
+    (folder / "sums.yaml").write_text(TASK % ("sums", folder / "data.jsonl"))
+    (folder / "lost.yaml").write_text(TASK % ("lost", folder / "lost.jsonl"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(document) + "\n" for document in DOCUMENTS))
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "sums.yaml").write_text(TASK % (tmp_path / "data.jsonl"))
-    return tmp_path / "tasks"
 
 
 @torch.no_grad()
@@ -65,9 +71,9 @@ def _expected(loaded: LoadedModel, *, as_chat: bool) -> float:
     return right / len(DOCUMENTS)
 
 
-def test_accuracy_of_a_local_task_with_its_interval(tiny: dict[str, Path], task: Path) -> None:
+def test_accuracy_of_a_local_task_with_its_interval(tiny: dict[str, Path], tasks: Path) -> None:
     loaded = load_model(tiny["teacher"])
-    results = evaluate_on_tasks(loaded, ["sums"], include_path=task, role="student")
+    results = evaluate_on_tasks(loaded, ["sums"], include_path=tasks, role="student")
     (row,) = results.rows
     wanted = _expected(loaded, as_chat=True)
     assert (row.task, row.role, row.metric, row.n) == ("lm_eval:sums", "student", "acc", len(DOCUMENTS))
@@ -77,8 +83,8 @@ def test_accuracy_of_a_local_task_with_its_interval(tiny: dict[str, Path], task:
     assert results.notes["lm_eval"] == version("lm_eval") and results.notes["task_versions"] == {"sums": 1.0}
 
 
-def test_a_file_of_a_task_through_the_command_line(tiny: dict[str, Path], task: Path) -> None:
-    arguments = [str(task / "sums.yaml"), str(tiny["student"]), "--limit", "5", "--out", "found.json", "--json"]
+def test_a_file_of_a_task_through_the_command_line(tiny: dict[str, Path], tasks: Path) -> None:
+    arguments = [str(tasks / "sums.yaml"), str(tiny["student"]), "--limit", "5", "--out", "found.json", "--json"]
     outcome = CliRunner().invoke(app, ["lm-eval", *arguments])
     assert outcome.exit_code == 0, outcome.output
     (row,) = read_results(Path("found.json")).rows
@@ -86,21 +92,20 @@ def test_a_file_of_a_task_through_the_command_line(tiny: dict[str, Path], task: 
     assert json.loads(outcome.stdout.splitlines()[-1])["rows"][0]["value"] == row.value
 
 
-def test_a_task_that_is_none_and_data_that_is_not_there(tiny: dict[str, Path], task: Path) -> None:
+def test_a_task_that_is_none_and_data_that_is_not_there(tiny: dict[str, Path], tasks: Path) -> None:
     loaded = load_model(tiny["student"])
     with pytest.raises(UserError, match="did you mean 'sums'"):
-        evaluate_on_tasks(loaded, ["sumss"], include_path=task)
-    (task.parent / "data.jsonl").unlink()
+        evaluate_on_tasks(loaded, ["sumss"], include_path=tasks)
     with pytest.raises(UserError, match="the data cannot be had"):
-        evaluate_on_tasks(loaded, ["sums"], include_path=task)
+        evaluate_on_tasks(loaded, ["lost"], include_path=tasks)
 
 
-def test_a_model_without_a_template_is_evaluated_as_plain_text(tiny: dict[str, Path], task: Path) -> None:
+def test_a_model_without_a_template_is_evaluated_as_plain_text(tiny: dict[str, Path], tasks: Path) -> None:
     loaded = load_model(tiny["teacher"])
     loaded.tokenizer.chat_template = None
     with pytest.raises(UserError, match="no chat template"):
-        evaluate_on_tasks(loaded, ["sums"], include_path=task)
-    (row,) = evaluate_on_tasks(loaded, ["sums"], include_path=task, as_chat=False).rows
+        evaluate_on_tasks(loaded, ["sums"], include_path=tasks)
+    (row,) = evaluate_on_tasks(loaded, ["sums"], include_path=tasks, as_chat=False).rows
     assert row.value == pytest.approx(_expected(loaded, as_chat=False))
 
 

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import platform
+from functools import cache
 
 __all__ = ["give_back_freed_memory", "keep_freed_memory"]
 
@@ -33,10 +34,15 @@ def keep_freed_memory() -> bool:
 def give_back_freed_memory() -> None:
     """Return to the system what this process no longer needs: between jobs, which have little in common."""
     gc.collect()  # a trainer is part of cycles
-    if gc.get_freeze_count() == 0:
-        gc.freeze()  # what is there before the first job, imports above all, stays; to look through it takes as long as a small job
+    _keep_what_is_there()
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
+
+
+@cache
+def _keep_what_is_there() -> None:
+    """Before the first job that is imports above all: to look through it after every job takes as long as a small one."""
+    gc.freeze()
 
 
 def _glibc() -> ctypes.CDLL | None:
