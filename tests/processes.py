@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import socket
 import sys
 import time
@@ -43,12 +44,10 @@ def run_in_processes(
         environment: beside that of this process.
         limit: seconds.
     """
-    with TemporaryDirectory() as folder, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        common = {**os.environ, **(environment or {})}
-        ranks = [common if processes == 1 else common | _as_torchrun(rank, processes, free.getsockname()[1]) for rank in range(processes)]
+    with TemporaryDirectory() as folder:
+        common, port = {**os.environ, **(environment or {})}, _free_port()
+        ranks = [common if processes == 1 else common | _as_torchrun(rank, processes, port) for rank in range(processes)]
         said = [(Path(folder) / f"{rank}.out", Path(folder) / f"{rank}.err") for rank in range(processes)]
-        free.close()
         started = [
             _FORKS.Process(target=_child, args=(target, arguments, own, cwd or Path.cwd(), paths))
             for own, paths in zip(ranks, said, strict=True)
@@ -65,6 +64,18 @@ def start_process(target: Callable[..., None], *arguments: Any, cwd: Path) -> An
     process = _FORKS.Process(target=_child, args=(target, arguments, dict(os.environ), cwd, [Path(os.devnull)] * 2))
     process.start()
     return process
+
+
+def _free_port() -> int:
+    """Below those that the system gives to whoever asks for any: it is some time until the first process takes it."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with socket.socket() as tried:
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def _as_torchrun(rank: int, processes: int, port: int) -> dict[str, str]:
