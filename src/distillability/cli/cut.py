@@ -18,16 +18,26 @@ Layers = Annotated[
     typer.Option(metavar="N or I,J,…", help="How many, evenly spaced, or which ones from 0 on; all if not given.", show_default=False),
 ]
 
+VocabularyOf = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Questions and answers as JSON Lines; only tokens that they need are kept, all if not given.",
+        show_default=False,
+    ),
+]
+
 
 def cut(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, folder or .gguf file.", show_default=False)],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where it goes; it must not exist yet.", show_default=False)],
     layers: Layers = None,
+    vocabulary_of: VocabularyOf = None,
     quiet: Quiet = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write some layers of a model as a smaller one."""
+    """Write some layers of a model, or some of its vocabulary, as a smaller one."""
     with guarded(debug=debug, as_json=json):
         from distillability.errors import UserError
 
@@ -36,10 +46,12 @@ def cut(
             raise UserError.single(str(out), "it exists already", "name a folder that does not")
         wanted = None if layers is None else _parse(layers)
         from distillability.models.cut import cut as cut_model
+        from distillability.models.vocabulary import read_chats
 
-        done = cut_model(model, out, wanted)
+        done = cut_model(model, out, wanted, chats=None if vocabulary_of is None else read_chats(vocabulary_of))
         if json:
-            say_json({"folder": str(done.folder), "layers": done.layers, "of_layers": done.of_layers, "weights": done.n_weights})
+            layers_and_tokens = {"layers": done.layers, "of_layers": done.of_layers, "tokens": done.n_tokens, "of_tokens": done.of_tokens}
+            say_json({"folder": str(done.folder), **layers_and_tokens, "weights": done.n_weights})
         elif not quiet:
             say(str(done))
 
