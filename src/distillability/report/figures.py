@@ -6,7 +6,7 @@ import base64
 import io
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from matplotlib.transforms import Bbox
 
 from distillability.files import new_file
 from distillability.report.folder import Curve
-from distillability.report.naming import label, look
+from distillability.report.naming import MARKERS, kind_of, label, look
 from distillability.report.numbers import knob_text, number, visible
 from distillability.report.rows import Arm, Cell, Index
 from distillability.report.tables import control_arm
@@ -142,7 +142,7 @@ def knob_picture(index: Index, task: str) -> tuple[Figure, str] | None:
     if controls:
         arm = control_arm(index, task) or arms[0]
         _control_panel(figure.add_subplot(grid[-1, :]), index, task, arm, controls, spectrum)
-    _knob_legend(figure, index.teacher_metric(task), bool(controls))
+    _knob_legend(figure, index.teacher_metric(task), {kind_of(source) for source in controls})
     return figure, _knob_words(index, task, arms[0], spectrum)
 
 
@@ -248,7 +248,7 @@ def _control_panel(axes: Axes, index: Index, task: str, arm: Arm, controls: Sequ
     axes.set_xlabel("accuracy (fraction of test prompts)")
 
 
-def _knob_legend(figure: Figure, kept: str, controls: bool) -> None:
+def _knob_legend(figure: Figure, kept: str, kinds: Collection[str]) -> None:
     def marker(shape: str, text: str, face: str, edge: str) -> Line2D:
         return Line2D(
             [], [], linestyle="none", marker=shape, markersize=7, color=face, markeredgecolor=edge, markeredgewidth=1.5, label=text
@@ -259,13 +259,11 @@ def _knob_legend(figure: Figure, kept: str, controls: bool) -> None:
         marker("D", f"the teacher's own {kept.replace('_', ' ')}", "white", "#009e73"),
     ]
     handles.append(Line2D([], [], color="#999999", linewidth=1, linestyle=(0, (2, 2)), label="a guess"))
-    if controls:
-        handles += [
-            marker("s", "free alternative", "#767676", "#767676"),
-            marker("^", "ceiling, not free", "#767676", "#767676"),
-            marker("X", "control", "#767676", "#767676"),
-            marker("o", "elicitation", "white", "#c44e00"),
-        ]
+    names = {"free": "free alternative", "ceiling": "ceiling, not free", "control": "control", "elicitation": "elicitation"}
+    for kind, name in names.items():
+        if kind in kinds:
+            hollow = kind == "elicitation"
+            handles.append(marker(MARKERS.get(kind, "o"), name, "white" if hollow else "#767676", "#c44e00" if hollow else "#767676"))
     figure.legend(
         handles=handles, loc="outside upper left", ncols=len(handles), frameon=False, fontsize=8, handletextpad=0.2, columnspacing=1.2
     )

@@ -8,12 +8,14 @@ from typing import Literal
 
 from distillability.config.sources import FREE_ALTERNATIVES, SWEEP
 
-__all__ = ["Kind", "Look", "colour", "describe", "kind_of", "label", "look", "parent_of", "sort_key", "swatch"]
+__all__ = ["MARKERS", "Kind", "Look", "colour", "describe", "kind_of", "label", "look", "parent_of", "sort_key", "swatch"]
 
 Kind = Literal["before", "calibrated", "plain", "free", "ceiling", "elicitation", "control"]
 
 # Okabe and Ito's palette: told apart with every common kind of colour blindness, and by lightness in grey print.
 _DOWN, _UP, _PLAIN, _ZERO, _CONTROL = "#c44e00", "#0068a8", "#1f1f1f", "#8a5a9e", "#767676"
+
+MARKERS = {"free": "s", "ceiling": "^", "control": "X", "before": "|"}  # by kind; dots for all others
 
 _NAMED = {"distillable": 1.0, "undistillable": -1.0}  # where no row tells the knob, the name still tells its sign
 
@@ -148,5 +150,4 @@ def _towards_white(base: str, share: float) -> str:
 
 def look(source: str, knob: float | None = None) -> Look:
     """Colour and marker: dots for teachers, squares for what is free, triangles for ceilings, hollow dots for elicitations."""
-    marker = {"free": "s", "ceiling": "^", "control": "X", "before": "|"}.get(kind_of(source), "o")
-    return Look(colour(source, knob), marker, hollow=kind_of(source) == "elicitation")
+    return Look(colour(source, knob), MARKERS.get(kind_of(source), "o"), hollow=kind_of(source) == "elicitation")
