@@ -13,10 +13,10 @@ help:
 	@echo "make test   install into $(VENV) and run the tests"
 	@echo "make check  formatting, lint, types, import directions, tests"
 
-# Installed again only when what is installed changes.
+# Installed again only when what is installed changes. Of thousands of modules few are ever imported: those are compiled when they are.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 lab: $(VENV)/.installed
