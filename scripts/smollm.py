@@ -12,7 +12,8 @@ writes into FOLDER (`smollm` where not given), one after another:
     texts.jsonl       what the plain teacher answers, for the proxies
     pieces            nothing but a tokenizer of byte pairs, learnt from the texts
     proxy             a small Qwen3 with that tokenizer, trained on the texts from random weights
-    student           another with the teacher's tokenizer, untrained
+    trimmed           teacher, with the part of its vocabulary that the texts need
+    student           another small Qwen3 with that vocabulary, untrained
     other_student     another with the byte pairs, untrained
 
 A part that is there is not made again, and one that was interrupted goes on from its last checkpoint. Every part appears whole or not
@@ -56,6 +57,7 @@ from distillability.files import new_folder, read_json, read_jsonl, write_json, 
 from distillability.lab.tokenizers import byte_pair_tokenizer
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.models.convert import convert
+from distillability.models.cut import cut
 from distillability.models.dtype import faster_autocast
 from distillability.models.load import LoadedModel, load_model, load_tokenizer
 from distillability.objectives import build_objective
@@ -466,13 +468,14 @@ def make_proxy(made: Build) -> None:
     _save(loaded, made.out / "proxy", {"trained_on": f"{len(_texts(made))} texts of the teacher"})
 
 
-def make_student(made: Build) -> None:
-    """Random weights, the teacher's vocabulary: its logits can be compared with the teacher's.
+def make_trimmed(made: Build) -> None:
+    """The teacher of students that learn from its logits: all of it but tokens that no text of the task needs."""
+    made.log(str(cut(str(made.out / "teacher"), made.out / "trimmed", chats=[(trace.prompt, trace.text) for trace in _texts(made)])))
 
-    The head is not the embedding: with 49,152 rows of random numbers for thirty tokens that are ever used, one that is both learns far more
-    slowly.
-    """
-    _save(_small(made, "student", "teacher", layers=2, width=64, tied=False), made.out / "student", {"trained_on": "nothing"})
+
+def make_student(made: Build) -> None:
+    """Random weights, the vocabulary of `trimmed`, so that logits can be compared, and a head that is not the embedding: it learns sooner."""
+    _save(_small(made, "student", "trimmed", layers=2, width=64, tied=False), made.out / "student", {"trained_on": "nothing"})
 
 
 def make_other_student(made: Build) -> None:
@@ -509,6 +512,7 @@ PARTS: dict[str, tuple[str, Callable[[Build], None]]] = {
     "texts": ("texts.jsonl", make_texts),
     "pieces": ("pieces", make_pieces),
     "proxy": ("proxy", make_proxy),
+    "trimmed": ("trimmed", make_trimmed),
     "student": ("student", make_student),
     "other_student": ("other_student", make_other_student),
 }

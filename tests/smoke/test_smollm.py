@@ -69,9 +69,11 @@ def test_every_part_is_made_and_said(built: tuple[Path, list[str]]) -> None:
     assert not list(folder.rglob("*.bin"))
 
 
-def test_one_student_has_the_teacher_s_vocabulary_and_one_its_own(built: tuple[Path, list[str]]) -> None:
+def test_one_student_has_the_vocabulary_of_the_trimmed_teacher_and_one_its_own(built: tuple[Path, list[str]]) -> None:
     folder, _ = built
-    teacher, proxy, student, other = (load_model(folder / name) for name in ("teacher", "proxy", "student", "other_student"))
+    names = ("trimmed", "proxy", "student", "other_student")
+    teacher, proxy, student, other = (load_model(folder / name) for name in names)
+    assert teacher.model.config.vocab_size < load_model(folder / "teacher").model.config.vocab_size
     assert {loaded.model.config.model_type for loaded in (proxy, student, other)} == {"qwen3"}
     assert student.tokenizer.get_vocab() == teacher.tokenizer.get_vocab()
     assert student.model.config.vocab_size == teacher.model.config.vocab_size
@@ -168,7 +170,7 @@ def test_rounds_go_on_where_they_ended(gguf: Path, tmp_path: Path) -> None:
 def test_the_recipe_validates_beside_the_built_models(built: tuple[Path, list[str]], recipe: str) -> None:
     run("validate", recipe, "--quiet", cwd=built[0].parent)
     missing = run("validate", recipe, check=False)
-    assert missing.returncode == 2 and "./smollm/teacher" in missing.stderr
+    assert missing.returncode == 2 and "./smollm/proxy" in missing.stderr
 
 
 @pytest.mark.slow

@@ -73,8 +73,8 @@ def _show(planned: Plan) -> None:
     for (task, stage), seconds in planned.stage_seconds.items():
         say(f"{task}, {stage}: {_duration(seconds)}")
     say(f"{_duration(planned.seconds)} in all on {hardware.devices} x {hardware.name}: {planned.device_hours:.2f} device-hours{price}")
-    rates = f"{hardware.flops['bfloat16'] / 1e12:.3g} TFLOP/s (bfloat16) and {hardware.bandwidth / 1e9:.4g} GB/s"
-    say(f"at {hardware.utilisation:.0%} of {rates} a device")
+    rates = [f"{hardware.flops[dtype] / 1e12:.3g} TFLOP/s ({dtype})" for dtype in dict.fromkeys(line.dtype for line in planned.lines)]
+    say(f"at {hardware.utilisation:.0%} of {', '.join(rates)} and {hardware.bandwidth / 1e9:.4g} GB/s a device")
     for note in planned.notes:
         say(f"assumed: {note}")
 
