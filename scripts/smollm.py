@@ -474,7 +474,7 @@ def make_trimmed(made: Build) -> None:
 
 
 def make_student(made: Build) -> None:
-    """Random weights, the vocabulary of `trimmed`, whose logits it learns from, and a head of its own: tied to the embedding it learns late."""
+    """Random weights, the vocabulary of `trimmed`, to learn from its logits, and a head of its own: with a tied one it learns late."""
     _save(_small(made, "student", "trimmed", layers=2, width=64, tied=False), made.out / "student", {"trained_on": "nothing"})
 
 
