@@ -179,6 +179,7 @@ def test_the_command_line_cuts_a_pair_to_one_vocabulary(tmp_path: Path) -> None:
     teacher, student = (AutoTokenizer.from_pretrained(tmp_path / f"few-{name}").get_vocab() for name in ("teacher", "student"))
     assert teacher == student
     (tmp_path / "empty.jsonl").write_text("")
-    for wrong, told in (("missing.jsonl", "no such file"), ("empty.jsonl", "it is empty")):
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "a", "answer": "b"}\n{"prompt":\n')
+    for wrong, told in (("missing.jsonl", "no such file"), ("empty.jsonl", "it is empty"), ("broken.jsonl", "no JSON Lines")):
         refused = run("cut", str(tmp_path / "teacher"), "--vocabulary-of", str(tmp_path / wrong), "--out", str(tmp_path / "x"), check=False)
         assert refused.returncode == 2 and told in refused.stderr and not (tmp_path / "x").exists()

@@ -31,11 +31,15 @@ def read_chats(file: Path) -> list[Chat]:
     """Questions and answers of a JSONL file: `messages` of a user and an assistant as in a run's traces, or `prompt` and `answer`.
 
     Raises:
-        UserError: there is no such file, it holds nothing, or a row is of another form.
+        UserError: there is no such file, it is no JSONL, it holds nothing, or a row is of another form.
     """
     if not file.is_file():
         raise UserError.single(str(file), "there is no such file", "name a JSONL file, as a run's traces.jsonl")
-    chats = [_chat(row, f"{file}, row {number}") for number, row in enumerate(read_jsonl(file), start=1)]
+    try:
+        rows = read_jsonl(file)
+    except ValueError as error:
+        raise UserError.single(str(file), f"it is no JSON Lines ({error})", "write one JSON object a line, in UTF-8") from error
+    chats = [_chat(row, f"{file}, row {number}") for number, row in enumerate(rows, start=1)]
     if not chats:
         raise UserError.single(str(file), "it is empty", "give texts as the model is to read and write them")
     return chats
@@ -57,7 +61,7 @@ def _chat(row: Any, where: str) -> Chat:
 
 
 def keep_vocabulary_of(loaded: LoadedModel, chats: Sequence[Chat]) -> LoadedModel:
-    """The model itself with fewer tokens, and a tokenizer of these.
+    """The model itself, changed to fewer tokens, and a tokenizer of these.
 
     Kept are the tokens of the chats as the model's own template renders them, all that these are merged from, single bytes, so that any
     text can still be written, if longer, and what the model's configuration names.
