@@ -152,10 +152,10 @@ def test_texts_that_would_be_read_otherwise_are_refused() -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"messages": [{"role": "user", "content": "a"}]}, "row 2: neither two messages"),
-        ({"messages": "ab"}, "row 2"),
-        ({"prompt": "a"}, "row 2"),
-        ({"prompt": 1, "answer": "b"}, "row 2"),
+        ({"messages": [{"role": "user", "content": "a"}]}, r"rows.jsonl:2: neither two messages"),
+        ({"messages": "ab"}, r"rows.jsonl:2"),
+        ({"prompt": "a"}, r"rows.jsonl:2"),
+        ({"prompt": 1, "answer": "b"}, r"rows.jsonl:2"),
     ],
 )
 def test_rows_of_another_form_are_refused(row: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -180,6 +180,6 @@ def test_the_command_line_cuts_a_pair_to_one_vocabulary(tmp_path: Path) -> None:
     assert teacher == student
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "broken.jsonl").write_text('{"prompt": "a", "answer": "b"}\n{"prompt":\n')
-    for wrong, told in (("missing.jsonl", "no such file"), ("empty.jsonl", "it is empty"), ("broken.jsonl", "no JSON Lines")):
+    for wrong, told in (("missing.jsonl", "no such file"), ("empty.jsonl", "it is empty"), ("broken.jsonl", "broken.jsonl:2: not JSON")):
         refused = run("cut", str(tmp_path / "teacher"), "--vocabulary-of", str(tmp_path / wrong), "--out", str(tmp_path / "x"), check=False)
         assert refused.returncode == 2 and told in refused.stderr and not (tmp_path / "x").exists()

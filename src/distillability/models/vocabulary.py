@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from distillability.errors import UserError
-from distillability.files import read_jsonl
+from distillability.errors import Problem, UserError
 from distillability.models.chat import completion_ids, prompt_ids
 from distillability.models.load import LoadedModel
+from distillability.tasks.rows import Row, read_rows
 
 __all__ = ["Chat", "keep_vocabulary_of", "read_chats"]
 
@@ -28,36 +29,29 @@ Chat = tuple[str, str]
 
 
 def read_chats(file: Path) -> list[Chat]:
-    """Questions and answers of a JSONL file: `messages` of a user and an assistant as in a run's traces, or `prompt` and `answer`.
+    """Questions and answers of a file: `messages` of a user and an assistant as in a run's traces, or columns `prompt` and `answer`.
 
     Raises:
-        UserError: there is no such file, it is no JSONL, it holds nothing, or a row is of another form.
+        UserError: there is no such file, it is of no known form or holds nothing, or a row is of another form: the first of them.
     """
     if not file.is_file():
         raise UserError.single(str(file), "there is no such file", "name a JSONL file, as a run's traces.jsonl")
-    try:
-        rows = read_jsonl(file)
-    except ValueError as error:
-        raise UserError.single(str(file), f"it is no JSON Lines ({error})", "write one JSON object a line, in UTF-8") from error
-    chats = [_chat(row, f"{file}, row {number}") for number, row in enumerate(rows, start=1)]
+    chats = [_chat(row) for row in read_rows(str(file))]
     if not chats:
         raise UserError.single(str(file), "it is empty", "give texts as the model is to read and write them")
     return chats
 
 
-def _chat(row: Any, where: str) -> Chat:
-    try:
-        if "messages" in row:
-            (asked, said) = row["messages"]
-            chat = asked["content"], said["content"]
-        else:
-            chat = row["prompt"], row["answer"]
-    except (LookupError, TypeError, ValueError):
-        chat = None, None
-    if not all(isinstance(text, str) for text in chat):
+def _chat(row: Row | Problem) -> Chat:
+    if isinstance(row, Problem):
+        raise UserError([row])
+    values, texts = row.values, list[Any]()
+    with suppress(LookupError, TypeError):
+        texts = [message["content"] for message in values["messages"]] if "messages" in values else [values["prompt"], values["answer"]]
+    if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
         mend = 'write {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]} or {"prompt": …, "answer": …}'
-        raise UserError.single(where, "neither two messages nor prompt and answer", mend)
-    return chat
+        raise UserError.single(row.where, "neither two messages nor prompt and answer", mend)
+    return texts[0], texts[1]
 
 
 def keep_vocabulary_of(loaded: LoadedModel, chats: Sequence[Chat]) -> LoadedModel:
