@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from command_line import ROOT, invoke, run
+from distillability.models.load import LoadedModel
 from processes import run_in_processes
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -53,9 +55,20 @@ def _divided(*arguments: str) -> None:
 
 
 def _by_generate(*arguments: str) -> None:
-    """The command, with completions by `generate` whatever our decoder can do: it draws other texts."""
-    from distillability.rollouts import generate
+    """The command, with completions by `generate` whatever our decoder can do: it draws other texts.
 
+    The second process is late where it goes back to a checkpoint: nobody may have removed it by then.
+    """
+    from distillability.rollouts import generate
+    from distillability.training import keep
+
+    load = keep.load_model
+
+    def late(*arguments: Any, **options: Any) -> LoadedModel:
+        time.sleep(2 * int(os.environ["RANK"]))
+        return load(*arguments, **options)
+
+    keep.load_model = late
     generate.unsupported = lambda model, length: "this comparison"  # type: ignore[assignment]
     invoke(*arguments)
 

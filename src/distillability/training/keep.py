@@ -63,6 +63,7 @@ def go_back(
     else:
         source = path or trainer.model.config._name_or_path
         load_whole(policy, load_model(source, trust_remote_code=loaded.trust_remote_code).model.state_dict())
+    trainer.accelerator.wait_for_everyone()  # whoever is done with a calibration removes its checkpoints
     return kept[-1].step if kept else 0
 
 
