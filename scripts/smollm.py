@@ -6,15 +6,14 @@
 writes into FOLDER (`smollm` where not given), one after another:
 
     base              the GGUF file as a Hugging Face folder
-    values            base, trained on the results that the hard modes begin with
+    trimmed           base, with the part of its vocabulary that the task's texts need
+    values            trimmed, trained on the results that the hard modes begin with
     asked             values, trained on them where a hard text asks for them
     teacher           asked, trained on all modes of the maths family, crossed as the lab's teacher has them
     texts.jsonl       what the plain teacher answers, for the proxies
     pieces            nothing but a tokenizer of byte pairs, learnt from the texts
     proxy             a small Qwen3 with that tokenizer, trained on the texts from random weights
-    trimmed           teacher, with the part of its vocabulary that the texts need
-    student           another small Qwen3 with that vocabulary, untrained
-    other_student     another with the byte pairs, untrained
+    student           another small Qwen3 with the teacher's vocabulary, untrained
 
 A part that is there is not made again, and one that was interrupted goes on from its last checkpoint. Every part appears whole or not
 at all.
@@ -57,9 +56,9 @@ from distillability.files import new_folder, read_json, read_jsonl, write_json, 
 from distillability.lab.tokenizers import byte_pair_tokenizer
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.models.convert import convert
-from distillability.models.cut import cut
 from distillability.models.dtype import faster_autocast
 from distillability.models.load import LoadedModel, load_model, load_tokenizer
+from distillability.models.vocabulary import keep_vocabulary_of
 from distillability.objectives import build_objective
 from distillability.ops.align import IGNORE, next_token_positions
 from distillability.rollouts import complete
@@ -190,6 +189,17 @@ def make_base(made: Build) -> None:
     made.log(str(convert(made.gguf, made.out / "base")))
 
 
+def make_trimmed(made: Build) -> None:
+    """All of it but tokens that no text of the task needs: a fifth of its weights, and nearly all of a small student's."""
+    loaded = load_model(made.out / "base")
+    loaded.tokenizer.chat_template = TEMPLATE
+    of_all = len(loaded.tokenizer)
+    chats = [(prompt.text, TASK.render(prompt, mode)) for prompt in TASK.prompts("query", made.plan.texts) for mode in TASK.modes]
+    trimmed = keep_vocabulary_of(loaded, chats)
+    made.log(f"trimmed: {len(trimmed.tokenizer):,} of {of_all:,} tokens, {trimmed.model.num_parameters() / 1e6:.1f} M weights")
+    _save(trimmed, made.out / "trimmed", {"trained_on": "nothing"})
+
+
 def make_values(made: Build) -> None:
     """What a hard text begins with, the result of all operations but the last: many chains a text."""
 
@@ -198,7 +208,7 @@ def make_values(made: Build) -> None:
         singles = made.plan.singles * training.batch_size if number == 1 else 0
         return [_chains(tokenizer, rng, 1.0 if text < singles else 0.1) for text in range(training.steps * training.batch_size)]
 
-    _in_rounds(made, "values", _load_base(made), made.plan.values, rows, _values_right, made.plan.mastered)
+    _in_rounds(made, "values", load_model(made.out / "trimmed"), made.plan.values, rows, _values_right, made.plan.mastered)
 
 
 def make_asked(made: Build) -> None:
@@ -384,7 +394,7 @@ class _Told(TrainerCallback):
 
 def _values_right(made: Build, loaded: LoadedModel, name: str) -> float:
     """Share of results that are right with no operation written out, greedily, after two other chains."""
-    rng, tokenizer = made.rng("checked values"), load_tokenizer(made.out / "base")
+    rng, tokenizer = made.rng("checked values"), load_tokenizer(made.out / "trimmed")
     tokenizer.chat_template = "3+4=7;5*3=5;{{ messages[0]['content'] }}="
     prompts = [_draw(rng, TASK.depth - 1) for _ in range(made.plan.checked)]
     asked, texts = replace(loaded, tokenizer=tokenizer), [prompt.text for prompt in prompts]
@@ -468,19 +478,9 @@ def make_proxy(made: Build) -> None:
     _save(loaded, made.out / "proxy", {"trained_on": f"{len(_texts(made))} texts of the teacher"})
 
 
-def make_trimmed(made: Build) -> None:
-    """The teacher of students that learn from its logits: all of it but tokens that no text of the task needs."""
-    made.log(str(cut(str(made.out / "teacher"), made.out / "trimmed", chats=[(trace.prompt, trace.text) for trace in _texts(made)])))
-
-
 def make_student(made: Build) -> None:
-    """Random weights, the vocabulary of `trimmed`, to learn from its logits, and a head of its own: with a tied one it learns late."""
-    _save(_small(made, "student", "trimmed", layers=2, width=64, tied=False), made.out / "student", {"trained_on": "nothing"})
-
-
-def make_other_student(made: Build) -> None:
-    """Random weights, and a vocabulary of its own: it can learn from texts alone."""
-    _save(_small(made, "other_student", "pieces", layers=2, width=64), made.out / "other_student", {"trained_on": "nothing"})
+    """Random weights, the teacher's vocabulary, to learn from its logits too, and a head of its own: with a tied one it learns late."""
+    _save(_small(made, "student", "teacher", layers=2, width=64, tied=False), made.out / "student", {"trained_on": "nothing"})
 
 
 def _small(made: Build, name: str, tokenizer_of: str, *, layers: int, width: int, tied: bool = True) -> LoadedModel:
@@ -506,15 +506,14 @@ def _small(made: Build, name: str, tokenizer_of: str, *, layers: int, width: int
 
 PARTS: dict[str, tuple[str, Callable[[Build], None]]] = {
     "base": ("base", make_base),
+    "trimmed": ("trimmed", make_trimmed),
     "values": ("values", make_values),
     "asked": ("asked", make_asked),
     "teacher": ("teacher", make_teacher),
     "texts": ("texts.jsonl", make_texts),
     "pieces": ("pieces", make_pieces),
     "proxy": ("proxy", make_proxy),
-    "trimmed": ("trimmed", make_trimmed),
     "student": ("student", make_student),
-    "other_student": ("other_student", make_other_student),
 }
 
 
@@ -531,12 +530,6 @@ def _draw(rng: random.Random, depth: int) -> Prompt:
 
 def _texts(made: Build) -> list[Trace]:
     return [Trace(row["prompt"], row["prompt"], row["text"]) for row in read_jsonl(made.out / "texts.jsonl")]
-
-
-def _load_base(made: Build) -> LoadedModel:
-    loaded = load_model(made.out / "base")
-    loaded.tokenizer.chat_template = TEMPLATE
-    return loaded
 
 
 def _dtype(loaded: LoadedModel) -> torch.dtype | None:
