@@ -21,6 +21,8 @@ __all__ = [
     "reverse_kl",
     "skewed_forward_kl",
     "skewed_reverse_kl",
+    "top_k",
+    "total_variation",
     "z_scores",
 ]
 
@@ -62,6 +64,22 @@ def skewed_forward_kl(teacher: Sequence[float], student: Sequence[float], skew: 
 def skewed_reverse_kl(teacher: Sequence[float], student: Sequence[float], skew: float) -> float:
     """KL(q‖(1 − λ)p + λq), p the teacher."""
     return skewed_forward_kl(student, teacher, skew)
+
+
+def total_variation(teacher: Sequence[float], student: Sequence[float]) -> float:
+    """½ Σ |p − q|."""
+    return sum(abs(math.exp(a) - math.exp(b)) for a, b in zip(log_softmax(teacher), log_softmax(student), strict=True)) / 2
+
+
+def top_k(teacher: Sequence[float], student: Sequence[float], k: int, rest: bool) -> tuple[list[float], list[float]]:
+    """Log-probabilities of both on the teacher's k likeliest tokens, renormalised, or beside one class for all others."""
+    best = sorted(range(len(teacher)), key=lambda token: -teacher[token])[:k]
+    found = []
+    for logprobs in (log_softmax(teacher), log_softmax(student)):
+        inside = [logprobs[token] for token in best]
+        outside = sum(math.exp(value) for token, value in enumerate(logprobs) if token not in best)
+        found.append([*inside, math.log(outside)] if rest else log_softmax(inside))
+    return found[0], found[1]
 
 
 def cross_entropy(student: Sequence[float], target: int) -> float:

@@ -13,11 +13,13 @@ import reference
 from distillability.config.recipe import ObjectiveName
 from distillability.errors import UserError
 from distillability.objectives import OBJECTIVES, ObjectiveOutput, build_objective
+from distillability.ops.support import on_top_k
 
 GENERATOR = torch.Generator().manual_seed(0)
 TEACHER = 3 * torch.randn(6, 11, generator=GENERATOR, dtype=torch.float64)
 STUDENT = 3 * torch.randn(6, 11, generator=GENERATOR, dtype=torch.float64)
 TARGETS = torch.tensor([0, 3, 5, 10, 2, 2])
+K = 4  # of eleven tokens
 PER_POSITION: dict[str, Callable[[list[float], list[float], int], float]] = {
     "seqkd": lambda teacher, student, target: reference.cross_entropy(student, target),
     "forward_kl": lambda teacher, student, target: reference.forward_kl(teacher, student),
@@ -25,12 +27,15 @@ PER_POSITION: dict[str, Callable[[list[float], list[float], int], float]] = {
     "jsd": lambda teacher, student, target: reference.jsd(teacher, student, 0.5),
     "skewed_forward_kl": lambda teacher, student, target: reference.skewed_forward_kl(teacher, student, 0.1),
     "skewed_reverse_kl": lambda teacher, student, target: reference.skewed_reverse_kl(teacher, student, 0.1),
+    "total_variation": lambda teacher, student, target: reference.total_variation(teacher, student),
+    "top_k_forward_kl": lambda teacher, student, target: reference.forward_kl(*reference.top_k(teacher, student, K, rest=True)),
+    "top_k_reverse_kl": lambda teacher, student, target: reference.reverse_kl(*reference.top_k(teacher, student, K, rest=True)),
 }
 NEED_LOGITS = sorted(name for name, objective in OBJECTIVES.items() if objective.needs_teacher_logits)
 
 
 def _call(name: str, student: torch.Tensor = STUDENT, teacher: torch.Tensor = TEACHER, targets: torch.Tensor = TARGETS) -> ObjectiveOutput:
-    objective = build_objective(name)
+    objective = build_objective(name, top_k=K)
     return objective(student_logits=student, teacher_logits=teacher if objective.needs_teacher_logits else None, target_ids=targets)
 
 
@@ -121,3 +126,39 @@ def test_mass_where_the_teacher_has_none_is_an_error_of_plain_reverse_kl_only() 
     assert _call("forward_kl", teacher=masked).sum.isfinite()
     for name in ("jsd", "skewed_forward_kl", "skewed_reverse_kl"):
         assert _call(name, teacher=masked).sum.isfinite()
+
+
+TOP_K = {"top_k_forward_kl": reference.forward_kl, "top_k_reverse_kl": reference.reverse_kl}
+
+
+@pytest.mark.parametrize("name", TOP_K)
+def test_the_k_likeliest_tokens_can_be_renormalised(name: str) -> None:
+    output = build_objective(name, top_k=3, top_k_rest=False)(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
+    rows = zip(TEACHER.tolist(), STUDENT.tolist(), strict=True)
+    assert output.sum.item() == pytest.approx(sum(TOP_K[name](*reference.top_k(*row, 3, rest=False)) for row in rows))
+
+
+@pytest.mark.parametrize("name", TOP_K)
+def test_all_tokens_are_the_plain_divergence(name: str) -> None:
+    plain = _call(name.removeprefix("top_k_")).sum
+    for k in (11, 32):
+        for rest in (True, False):
+            output = build_objective(name, top_k=k, top_k_rest=rest)(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
+            assert torch.equal(output.sum, plain)
+
+
+@pytest.mark.parametrize("name", TOP_K)
+def test_only_the_k_likeliest_and_their_mass_are_seen(name: str) -> None:
+    """What a teacher says of the others changes nothing, so that their log-probabilities need not be known."""
+    top = TEACHER.topk(K).indices
+    others = torch.ones_like(TEACHER, dtype=torch.bool).scatter(1, top, False)
+    shuffled = TEACHER.clone()
+    shuffled[others] = TEACHER[others].view(6, 11 - K).flip(1).flatten()
+    assert _call(name, teacher=shuffled).sum.item() == pytest.approx(_call(name).sum.item())
+
+
+def test_the_mass_outside_is_not_lost_where_one_minus_the_rest_would_be_0() -> None:
+    logits = torch.full((2, 6), -40.0)
+    logits[:, 0] = 0.0
+    for found in on_top_k(teacher_logits=logits, student_logits=logits, k=1, rest=True):
+        assert found[:, 1].tolist() == pytest.approx([math.log(5) - 40] * 2)

@@ -31,7 +31,17 @@ __all__ = [
     "Teacher",
 ]
 
-ObjectiveName = Literal["seqkd", "forward_kl", "reverse_kl", "jsd", "skewed_forward_kl", "skewed_reverse_kl"]
+ObjectiveName = Literal[
+    "seqkd",
+    "forward_kl",
+    "reverse_kl",
+    "jsd",
+    "skewed_forward_kl",
+    "skewed_reverse_kl",
+    "total_variation",
+    "top_k_forward_kl",
+    "top_k_reverse_kl",
+]
 GRADER_NAMES = ("exact", "last_line", "contains_number", "choice", "math_verify", "reward_model")
 SchedulerName = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
 
@@ -293,6 +303,8 @@ class Distill(_Strict):
     )
     jsd_weight: float = Field(0.5, gt=0, lt=1, description="Weight of the teacher in the mixture.")
     skew: float = Field(0.1, gt=0, lt=1, description="λ of the skewed divergences: how much of the first distribution is mixed in.")
+    top_k: int = Field(32, ge=1, description="The teacher's likeliest tokens that `top_k_*` see.")
+    top_k_rest: bool = Field(True, description="`top_k_*` see the mass of all others as one class; false: the k are renormalised.")
     few_shot: int = Field(2, ge=1, description="Demonstrations for the few-shot sources.")
     save_steps: int = Field(500, ge=1)
 

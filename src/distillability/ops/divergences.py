@@ -20,7 +20,7 @@ from distillability.errors import UserError
 from distillability.ops.logprobs import widen
 from distillability.ops.rowwise import Slope, rowwise
 
-__all__ = ["forward_kl", "jsd", "reverse_kl", "skewed_forward_kl", "skewed_reverse_kl"]
+__all__ = ["forward_kl", "jsd", "require_same_shape", "reverse_kl", "skewed_forward_kl", "skewed_reverse_kl", "total_variation"]
 
 
 def forward_kl(*, teacher_logits: torch.Tensor, student_logits: torch.Tensor) -> torch.Tensor:
@@ -100,18 +100,39 @@ def skewed_reverse_kl(*, teacher_logits: torch.Tensor, student_logits: torch.Ten
     return _divergence(rule, teacher_logits, student_logits)
 
 
+def total_variation(*, teacher_logits: torch.Tensor, student_logits: torch.Tensor) -> torch.Tensor:
+    """½ Σ |p − q|, [N], from 0 to 1: the largest difference of what the two give any set of tokens (Wen et al., f-distill)."""
+
+    def rule(log_q: torch.Tensor, log_p: torch.Tensor) -> tuple[torch.Tensor, Slope]:
+        q = log_q.exp()
+        gap = q - log_p.exp()
+
+        def slope() -> torch.Tensor:
+            side = gap.sign_().mul_(0.5)
+            return side.sub_((q * side).sum(-1, keepdim=True)).mul_(q)
+
+        return gap.abs().sum(-1).mul_(0.5), slope
+
+    return _divergence(rule, teacher_logits, student_logits)
+
+
 def _divergence(
     rule: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, Slope]], teacher_logits: torch.Tensor, student_logits: torch.Tensor
 ) -> torch.Tensor:
+    require_same_shape(teacher_logits, student_logits)
+    return rowwise(
+        lambda student, teacher: rule(widen(student).log_softmax(-1), widen(teacher).log_softmax(-1)), student_logits, teacher_logits
+    )
+
+
+def require_same_shape(teacher_logits: torch.Tensor, student_logits: torch.Tensor) -> None:
+    """Raises UserError where the two have other positions or vocabularies."""
     if teacher_logits.shape != student_logits.shape:
         raise UserError.single(
             "logits objective",
             f"teacher and student disagree in shape: {tuple(teacher_logits.shape)} and {tuple(student_logits.shape)}",
             "use models of one vocabulary, or the objective seqkd",
         )
-    return rowwise(
-        lambda student, teacher: rule(widen(student).log_softmax(-1), widen(teacher).log_softmax(-1)), student_logits, teacher_logits
-    )
 
 
 def _share(name: str, value: float) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import get_args
 
+from distillability.config.recipe import ObjectiveName
 from distillability.report.naming import kind_of, label, parent_of
 from distillability.report.rows import Index
 from distillability.results import Row
@@ -11,7 +13,7 @@ from distillability.results import Row
 __all__ = ["limits"]
 
 _FAMILIES = ("maths", "knowledge", "instructions")
-_OBJECTIVES = ("seqkd", "forward_kl", "reverse_kl", "jsd", "skewed_forward_kl", "skewed_reverse_kl")
+_OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
 _CONTROLS = (
     "knob_0",
     "plain_greedy",

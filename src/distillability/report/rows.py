@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
+from distillability.config.recipe import ObjectiveName
 from distillability.config.sources import SWEEP
 from distillability.report.naming import kind_of, sort_key
 from distillability.results import Results, Row
@@ -30,7 +31,7 @@ DERIVED = (
     "knob_levels_between",
     "anchor_growth",
 )
-_OBJECTIVES = ("sft", "seqkd", "forward_kl", "reverse_kl", "jsd", "skewed_forward_kl", "skewed_reverse_kl")
+_OBJECTIVES = ("sft", *get_args(ObjectiveName))
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def student_jobs(context: TaskContext) -> list[Job]:
 
 def _distill(context: TaskContext, student: Student) -> int | None:
     folder = student.folder(context)
-    objective = build_objective(student.objective, jsd_weight=context.recipe.distill.jsd_weight, skew=context.recipe.distill.skew)
+    said = context.recipe.distill
+    objective = build_objective(student.objective, jsd_weight=said.jsd_weight, skew=said.skew, top_k=said.top_k, top_k_rest=said.top_k_rest)
     traces = usable(load_traces(traces_file(context.run, context.task_name, student.source, student.calibration), student.queries))
     signals = _signals(context, student, len(traces)) if objective.needs_teacher_logits else None
     live = objective.needs_teacher_logits and (signals is None or student.on_policy_share > 0)

@@ -1,0 +1,41 @@
+"""Two next-token distributions on the tokens that one of them finds likeliest: what an interface that tells the k best gives away."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from distillability.ops.divergences import require_same_shape
+from distillability.ops.logprobs import widen
+
+__all__ = ["on_top_k"]
+
+
+def on_top_k(*, teacher_logits: torch.Tensor, student_logits: torch.Tensor, k: int, rest: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of teacher and student on the teacher's k likeliest tokens, [N, k + 1] or [N, k], or on all where there are no more.
+
+    The gradient reaches the student's. A token that ties with the k-th is in or out by chance.
+
+    Args:
+        rest: one more class, with all the mass outside the k, log(1 − Σ); else what is outside is forgotten, and a divergence of what is
+            returned is one of the renormalised distributions, which does not mind how much mass the student has elsewhere.
+
+    Raises:
+        UserError: the vocabularies differ.
+    """
+    require_same_shape(teacher_logits, student_logits)
+    if k >= teacher_logits.shape[-1]:
+        return teacher_logits, student_logits
+    log_p, log_q = (widen(logits).log_softmax(-1) for logits in (teacher_logits, student_logits))
+    places = log_p.topk(k, dim=-1, sorted=False).indices
+    return _gathered(log_p, places, rest), _gathered(log_q, places, rest)
+
+
+def _gathered(logprobs: torch.Tensor, places: torch.Tensor, rest: bool) -> torch.Tensor:
+    """[N, V] → [N, k] at the places, and a last column of what all others have together."""
+    inside = logprobs.gather(-1, places)
+    if not rest:
+        return inside
+    outside = logprobs.scatter(-1, places, -math.inf).logsumexp(-1, keepdim=True)
+    return torch.cat((inside, outside), -1)
