@@ -144,7 +144,7 @@ def complete_ids(
             texts, _ = decoder.decode(batch, max_new_tokens=max_new_tokens, end_ids=[end], uniforms=draws, temperature=temperature)
         else:
             texts = _generate(loaded, batch, decoding, max_new_tokens, temperature, autocast_dtype)
-        for row, ids in zip(rows, texts, strict=bool(rows)):
+        for row, ids in zip(rows, texts[: len(rows)], strict=True):
             found[row] = ids
     return found
 
