@@ -138,6 +138,43 @@ def test_names_of_teachers_that_cannot_be(name: str) -> None:
     assert f"calibrate.teachers.{name}: " in invoke("validate", make_recipe(rest=f'[calibrate.teachers."{name}"]\nknob = 1'))
 
 
+def test_a_name_under_which_another_s_further_calibrations_are_kept() -> None:
+    teachers = "[calibrate]\ncalibrations = {}\nteachers.down.knob = -1\nteachers.down-2.knob = -2\n" + arms('sources = ["plain"]')
+    message = invoke("validate", make_recipe(rest=teachers.format(3)))
+    assert "calibrate.teachers.down-2: 'down-2' is also where a further calibration of 'down' is kept" in message
+    Path("teacher").rename("gone")
+    assert "down-2:" not in invoke("validate", "recipe.toml", "--set", "calibrate.calibrations=2")
+
+
+def test_a_step_that_is_not_made_of_whole_micro_batches() -> None:
+    recipe = make_recipe(rest=arms('sources = ["plain"]'))
+    message = invoke("validate", recipe, "--set", "calibrate.per_device_train_batch_size=100")
+    assert "a step of 32 x 8 completions is not a multiple of 100" in message and "use 64" in message
+    for size in ("64", "1000"):
+        invoke("validate", recipe, "--set", f"calibrate.per_device_train_batch_size={size}", code=0)
+
+
+def test_learning_rates_that_are_none() -> None:
+    assert "learning_rates.seqkd" in invoke("validate", make_recipe(), "--set", "tasks.maths.learning_rates.seqkd=-1e-3")
+
+
+def test_texts_of_the_student_s_own_that_nobody_speaks_of() -> None:
+    message = invoke("validate", make_recipe(rest=arms('sources = ["plain"]\nobjectives = ["seqkd", "jsd"]\non_policy_share = 0.5')))
+    assert "distill.arms.0.on_policy_share: seqkd has nothing to learn from a student's own texts" in message
+
+
+def test_one_token_that_both_models_are_certain_of() -> None:
+    message = invoke("validate", make_recipe(rest="[distill]\ntop_k = 1\ntop_k_rest = false"))
+    assert "top_k = 1 without top_k_rest" in message
+
+
+def test_a_plan_of_an_unknown_source() -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    models: dict[str, Any] = dict.fromkeys(("teacher", "proxy", "student"), sizes)
+    message = invoke("plan", make_recipe(rest=arms('sources = ["distilable"]'), **models), "--hardware", "h100")
+    assert "distill.arms: distilable: unknown source" in message
+
+
 # A sweep
 
 
@@ -461,6 +498,17 @@ def test_an_output_folder_in_use(stages: Callable[[Callable[..., None]], None]) 
     Path("other/notes.txt").touch()
     assert "other: the folder is in use and holds no run" in invoke("run", recipe, "--out", "other", "--resume")
     invoke("run", recipe, "--out", "third", "--quiet", code=0)
+
+
+def test_an_output_folder_below_a_file() -> None:
+    Path("notes.txt").touch()
+    assert "notes.txt/run: cannot be written" in invoke("run", make_recipe(), "--out", "notes.txt/run")
+
+
+def test_an_evaluation_is_not_begun_where_its_rows_cannot_be_written() -> None:
+    Path("results").mkdir()
+    for out, expected in (("results", "is a folder"), ("nowhere/rows.json", "a folder that does not exist")):
+        assert expected in invoke("lm-eval", "sums", "./teacher", "--out", out)
 
 
 def test_resuming_a_changed_recipe(stages: Callable[[Callable[..., None]], None]) -> None:

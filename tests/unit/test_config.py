@@ -112,6 +112,16 @@ def test_a_file_overrides_what_it_names(recipe_file: Path, tmp_path: Path) -> No
     assert load_recipe(recipe_file, [str(overlay), "seed=4"]).seed == 4  # the later one wins
 
 
+def test_an_empty_section_of_a_file_of_overrides_changes_nothing(recipe_file: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "small.toml"
+    overlay.write_text("[evaluate]\n# teacher_prompts = 10\n[calibrate]\n")
+    before = load_recipe(recipe_file, ["evaluate.teacher_prompts=2000", "calibrate.max_steps=3"])
+    assert load_recipe(recipe_file, ["evaluate.teacher_prompts=2000", "calibrate.max_steps=3", str(overlay)]) == before
+    overlay.write_text("[calibrate]\nlora = {}\n[diagnose]\n")  # these ask for something by being there
+    asked = load_recipe(recipe_file, [str(overlay)])
+    assert asked.calibrate.lora is not None and asked.diagnose is not None
+
+
 def test_a_file_of_overrides_that_is_wrong_is_named(recipe_file: Path, tmp_path: Path) -> None:
     overlay = tmp_path / "small.toml"
     with pytest.raises(UserError, match=r"small\.toml: there is no such recipe"):

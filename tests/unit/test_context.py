@@ -44,6 +44,6 @@ def test_remote_code_is_trusted_where_the_recipe_says_so(
 ) -> None:
     asked: list[bool] = []
     for name in ("load_model", "initialise_student"):
-        monkeypatch.setattr(module, name, lambda *_, chat_template=None, trust_remote_code=False: asked.append(trust_remote_code))
+        monkeypatch.setattr(module, name, lambda *_, trust_remote_code=False, **__: asked.append(trust_remote_code))
     _context(tiny, tmp_path, student_init, trust_remote_code=trusted).untrained_student(0)
     assert asked == [trusted]

@@ -18,6 +18,7 @@ from distillability.errors import UserError
 from distillability.lab.tokenizers import character_tokenizer
 from distillability.stages.preflight import find_problems
 from distillability.tasks import Data, build_task, split_of
+from distillability.tasks.graders import contains_number
 from distillability.types import SPLITS, Grade
 from tiny import tiny_reward_model
 
@@ -90,6 +91,13 @@ def test_the_same_rows_from_every_form(form: str) -> None:
     assert prompts(task) == WANTED
     assert all(split_of(prompt.text) == split for split in SPLITS for prompt in task.stream(split))
     assert task.validate() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "right"), [("1,234", True), ("so 1,234.0 %", True), ("234", False), ("1,234 apples", False), ("12,34", False)]
+)
+def test_numbers_are_read_with_their_thousands(text: str, right: bool) -> None:
+    assert contains_number("", "1234", text) is right
 
 
 def test_what_csv_readers_like_to_guess_stays_a_text() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,19 @@ def test_the_plain_template_is_kept_when_the_model_is_saved(base: Path, tmp_path
     assert complete(loaded, ["1+1"], decoding="greedy", max_new_tokens=2, seed=0).texts
     loaded.tokenizer.save_pretrained(tmp_path / "saved")
     assert load_tokenizer(tmp_path / "saved").chat_template == loaded.tokenizer.chat_template
+
+
+def test_variables_of_a_template_are_saved_with_the_model(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "thinks.jinja").write_text(
+        "{{ messages[0]['content'] }}{{ depth }}{% if thinks is defined and not thinks %}-{% endif %}{{ mark }}"
+    )
+    own = {"chat_template": str(tmp_path / "thinks.jinja"), "chat_template_kwargs": {"thinks": False, "depth": 3, "mark": 'a"b'}}
+    tokenizer = load_tokenizer(base, **own)  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"conversation": [{"role": "user", "content": "1+1"}], "tokenize": False}
+    assert tokenizer.apply_chat_template(**asked) == '1+13-a"b'
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").apply_chat_template(**asked) == '1+13-a"b'
+    assert load_tokenizer(tmp_path / "saved", **own).chat_template == tokenizer.chat_template  # type: ignore[arg-type]
 
 
 def test_a_template_of_ones_own_is_never_replaced(tiny: dict[str, Path]) -> None:

@@ -47,6 +47,10 @@ def test_a_forecast_carries_its_interval_its_score_and_every_objective() -> None
     assert "50 steps" in found.sentence and "proxy" in found.sentence
 
 
+def test_without_the_teacher_s_vocabulary_nothing_is_forecast_of_logits() -> None:
+    assert forecast(probed(100), FIT, texts_alone=True).details["expected"].keys() == {"seqkd"}
+
+
 def test_a_probe_that_does_not_end_its_answers_forecasts_nothing() -> None:
     found = forecast(probed(0, truncated=101))
     assert found.value is None and found.severity == "unknown"

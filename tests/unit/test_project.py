@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "distillability"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-_UNPINNED = {"vllm", "wandb"}  # extras that `make` never installs
+_UNPINNED = {"vllm"}  # an extra that `make` never installs
 
 
 def pins() -> dict[str, str]:

@@ -26,7 +26,7 @@ from distillability.report.limits import limits
 from distillability.report.numbers import markdown, number, short_path, signed, visible
 from distillability.report.rows import Arm, Index
 from distillability.report.verdicts import verdicts
-from distillability.results import Results, Row, RunInfo, read_results
+from distillability.results import Results, Row, RunInfo, read_results, write_results
 
 
 class Page(HTMLParser):
@@ -177,17 +177,34 @@ def test_controls_say_what_they_are() -> None:
     assert kinds["plain, 4 × queries (8,000 × 1,000 steps)"] == "free alternative"
 
 
-def test_the_teacher_is_kept_only_above_the_bar() -> None:
-    def passed(low: float) -> bool | None:
-        change = {"metric": "teacher_right_steps_change", "decoding": "greedy", "value": low + 0.002, "ci_low": low, "ci_high": 0.0}
-        row = Row(task="maths", split="test", role="teacher", source="undistillable", knob=-1.0, calibration=0, n=4000, **change)
-        table = headline_table(results([*teacher_rows("plain"), *teacher_rows("undistillable", 0), row]))
-        teacher = next(entry for entry in table if entry["kind"] == "teacher")
-        measure = next(one for one in teacher["measures"] if (one["metric"], one["decoding"]) == ("right_steps", "greedy"))
-        return measure["rows"][0]["passed"]
+def _kept(metric: str, rows: list[Row], low: float) -> bool | None:
+    """Whether a teacher counts as kept whose paired change in a metric, greedy, has this lower bound."""
+    change = {"metric": f"teacher_{metric}_change", "decoding": "greedy", "value": low + 0.002, "ci_low": low, "ci_high": 0.0}
+    row = Row(task="maths", split="test", role="teacher", source="undistillable", knob=-1.0, calibration=0, n=4000, **change)
+    table = headline_table(results([*rows, row]))
+    teacher = next(entry for entry in table if entry["kind"] == "teacher")
+    measure = next(one for one in teacher["measures"] if (one["metric"], one["decoding"]) == (metric, "greedy"))
+    return measure["rows"][0]["passed"]
 
-    assert passed(-0.014) is True
-    assert passed(-0.016) is False
+
+def test_the_teacher_is_kept_only_above_the_bar() -> None:
+    rows = [*teacher_rows("plain"), *teacher_rows("undistillable", 0)]
+    assert _kept("right_steps", rows, -0.014) is True
+    assert _kept("right_steps", rows, -0.016) is False
+    assert _kept("accuracy", rows, -0.014) is None  # answers without their steps are not what is to be kept
+
+
+def test_where_nothing_checks_steps_the_bar_is_on_accuracy_and_the_report_says_what_that_misses(tmp_path: Path) -> None:
+    rows = [row for row in [*teacher_rows("plain"), *teacher_rows("undistillable", 0)] if row.metric != "right_steps"]
+    assert _kept("accuracy", rows, -0.014) is True
+    assert _kept("accuracy", rows, -0.016) is False
+    run = write_run(tmp_path)
+    write_results(results(rows), run / "results.json")
+    build_report(run)
+    for name in ("report.md", "report.html"):
+        told = (run / name).read_text(encoding="utf-8")
+        assert "accuracy before" in told and "right steps before" not in told
+        assert "a teacher that no longer shows them looks kept" in told
 
 
 def test_other_budgets_and_splits_never_reach_the_headline() -> None:
@@ -380,7 +397,8 @@ def test_what_was_not_tested_is_worked_out_from_the_rows() -> None:
     whole = told([*full_rows(), *(row for objective in others for row in student_rows("plain", 0.5, objective))])
     for present in ("One seed", "One calibration", "Objectives not tried", "Elicitation of undistillable", "plain, best of 8"):
         assert present not in whole
-    assert "access to top-k log-probabilities or weights" in whole
+    assert "No attacker had access to weights" in whole  # top_k_* see what an interface to log-probabilities tells
+    assert "access to top-k log-probabilities or weights" in small
 
 
 def test_a_line_cut_off_by_a_stop_is_passed_over_and_a_broken_one_is_not(tmp_path: Path) -> None:

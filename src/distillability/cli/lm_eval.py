@@ -43,6 +43,7 @@ def lm_eval(
     """Evaluate a teacher or a student on tasks of the lm-evaluation-harness."""
     with guarded(debug=debug, as_json=json):
         require_torch("evaluating a model")
+        _require_writable(out)
         from distillability import __version__
         from distillability.evaluation.lm_eval import evaluate_on_tasks
         from distillability.models.load import load_model
@@ -67,6 +68,15 @@ def lm_eval(
             say_json(results.model_dump(mode="json", by_alias=True))
         elif not quiet:
             say("\n".join([f"lm-eval {found.notes['lm_eval']}, {model}", *map(_line, found.rows)]))
+
+
+def _require_writable(out: Path | None) -> None:
+    """Before anything is evaluated."""
+    from distillability.errors import UserError
+
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        what = "is a folder" if out.is_dir() else "lies in a folder that does not exist"
+        raise UserError.single(f"--out {out}", what, "name a file in a folder that is there")
 
 
 def _line(row: Row) -> str:

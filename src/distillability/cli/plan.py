@@ -24,7 +24,12 @@ __all__ = ["plan"]
 def plan(
     recipe: RecipeFile,
     set_: Set = [],  # noqa: B006 - typer reads the default and never changes it
-    hardware: Annotated[str, typer.Option(metavar="NAME[xN]", help="Such as h100x8; `this` measures the machine here.")] = "this",
+    hardware: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[xN]", help="a100, h100, h200, l40s or rtx4090, xN for several; `this` measures the processor here, never a GPU."
+        ),
+    ] = "this",
     utilisation: Annotated[
         float | None, typer.Option(min=0.01, max=1, help="Share of peak rates that is reached; the hardware's own guess otherwise.")
     ] = None,

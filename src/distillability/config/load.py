@@ -150,10 +150,15 @@ def _settings(override: str) -> Iterator[tuple[list[str], Any]]:
 def _tables(raw: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[list[str], Any]]:
     """Every value of nested tables with the keys that lead to it; a list is one value."""
     for key, value in raw.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and (value or (not above and key in _sections())):  # an empty section names no key
             yield from _tables(value, (*above, key))
         else:
             yield [*above, key], value
+
+
+def _sections() -> dict[str, Any]:
+    """The recipe's own tables, with what they hold where nothing is said; not those that are asked for by being there."""
+    return {key: field.default.model_dump() for key, field in Recipe.model_fields.items() if isinstance(field.default, BaseModel)}
 
 
 def _segments(key: str) -> list[str]:
@@ -171,7 +176,7 @@ def _value(text: str) -> Any:
 def _assign(raw: dict[str, Any], segments: Sequence[str], value: Any) -> KeyPath:
     """Set one place of `raw`; a table or list that is not there yet starts as the recipe's default for it."""
     here: Any = raw  # a table or a list, however deep
-    default: Any = {key: field.default.model_dump() for key, field in Recipe.model_fields.items() if isinstance(field.default, BaseModel)}
+    default: Any = _sections()
     path: KeyPath = ()
     for position, segment in enumerate(segments):
         part: Any = _index(here, segment, path) if isinstance(here, list) else segment

@@ -31,6 +31,7 @@ __all__ = [
     "Teacher",
 ]
 
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 ObjectiveName = Literal[
     "seqkd",
     "forward_kl",
@@ -72,7 +73,7 @@ class _TaskBase(_Strict):
     queries: int = Field(gt=0, description="Q, the headline number of traces bought from a teacher.")
     steps: int = Field(gt=0, description="Optimiser steps of a student at the headline budget.")
     max_completion_length: int = Field(gt=1, description="Longest completion, in tokens of the model that writes it.")
-    learning_rates: dict[ObjectiveName, float] = Field(
+    learning_rates: dict[ObjectiveName, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="Student learning rate per objective, chosen on the validate split."
     )
 
@@ -308,6 +309,12 @@ class Distill(_Strict):
     few_shot: int = Field(2, ge=1, description="Demonstrations for the few-shot sources.")
     save_steps: int = Field(500, ge=1)
 
+    @model_validator(mode="after")
+    def _something_to_compare(self) -> Distill:
+        if self.top_k == 1 and not self.top_k_rest:
+            raise ValueError("top_k = 1 without top_k_rest leaves one token, of which both models are certain")
+        return self
+
 
 class Evaluate(_Strict):
     """How much is measured."""
@@ -384,6 +391,9 @@ class Recipe(_Strict):
     chat_template: str | None = Field(
         None, description='For models that have none: "plain" (Question: … Answer: …), or a Jinja file. Such models are refused where null.'
     )
+    chat_template_kwargs: dict[Identifier, bool | int | float | str] = Field(
+        {}, description="Variables of the chat templates, as `{enable_thinking = false}`; saved models keep them."
+    )
     trust_remote_code: bool = False
     tasks: list[Task] = Field(min_length=1)
     only: list[str] = Field(default=[], description="Names of the tasks to run; all of them where empty.")
@@ -396,7 +406,11 @@ class Recipe(_Strict):
     @property
     def loading(self) -> dict[str, Any]:
         """What `models.load` is told beside a model's name."""
-        return {"chat_template": self.chat_template, "trust_remote_code": self.trust_remote_code}
+        return {
+            "chat_template": self.chat_template,
+            "chat_template_kwargs": self.chat_template_kwargs,
+            "trust_remote_code": self.trust_remote_code,
+        }
 
     @model_validator(mode="after")
     def _tasks_are_chosen_by_name(self) -> Recipe:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +13,7 @@ from distillability.models.facts import NO_TEMPLATE_MEND
 
 __all__ = [
     "PLAIN_TEMPLATE",
+    "TemplateVariables",
     "completion_ids",
     "end_of_turn_id",
     "prompt_ids",
@@ -21,6 +23,8 @@ __all__ = [
     "with_template",
 ]
 
+TemplateVariables = Mapping[str, bool | int | float | str]
+
 # Questions and answers by their names, each below its own line, for models that no chat has taught a template.
 PLAIN_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -29,25 +33,31 @@ PLAIN_TEMPLATE = (
 )
 
 
-def with_template(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer with a chat template where it has none; saved with a model it stays.
+def with_template(
+    tokenizer: PreTrainedTokenizerBase, chat_template: str | None, variables: TemplateVariables | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer with a chat template where it has none, and some variables of the template set; saved with a model both stay.
 
     Args:
-        chat_template: `plain` for `PLAIN_TEMPLATE`, or the path of a Jinja file; None leaves the tokenizer as it is.
+        chat_template: `plain` for `PLAIN_TEMPLATE`, or the path of a Jinja file; None where only a tokenizer's own will do.
+        variables: as `enable_thinking`; set at the head of the template, so that whoever serves the saved model asks as it was trained.
 
     Raises:
         UserError: there is no such file.
     """
-    if chat_template is None or tokenizer.chat_template is not None:
-        return tokenizer
-    if chat_template == "plain":
-        tokenizer.chat_template = PLAIN_TEMPLATE
-        return tokenizer
-    try:
-        tokenizer.chat_template = Path(chat_template).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError.single(f"chat_template = {chat_template}", f"cannot be read ({error.strerror})", NO_TEMPLATE_MEND) from error
+    if tokenizer.chat_template is None and chat_template is not None:
+        tokenizer.chat_template = PLAIN_TEMPLATE if chat_template == "plain" else _read_template(chat_template)
+    head = "".join(f"{{%- set {name} = {json.dumps(value)} -%}}" for name, value in (variables or {}).items())
+    if isinstance(tokenizer.chat_template, str) and not tokenizer.chat_template.startswith(head):
+        tokenizer.chat_template = head + tokenizer.chat_template
     return tokenizer
+
+
+def _read_template(path: str) -> str:
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError.single(f"chat_template = {path}", f"cannot be read ({error.strerror})", NO_TEMPLATE_MEND) from error
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, demonstrations: Sequence[tuple[str, str]] = ()) -> list[int]:

@@ -22,7 +22,7 @@ from transformers.integrations import deepspeed
 from transformers.utils import logging as transformers_logging
 
 from distillability.errors import UserError
-from distillability.models.chat import with_template
+from distillability.models.chat import TemplateVariables, with_template
 from distillability.models.convert import as_folder
 from distillability.models.locate import adapted_model, has_tokenizer
 
@@ -53,22 +53,30 @@ def default_device() -> torch.device:
     return torch.accelerator.current_accelerator() or torch.device("cpu") if torch.accelerator.is_available() else torch.device("cpu")
 
 
-def load_tokenizer(reference: str | Path, *, chat_template: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    reference: str | Path,
+    *,
+    chat_template: str | None = None,
+    chat_template_kwargs: TemplateVariables | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedTokenizerBase:
     """The tokenizer, padding on the left as generation needs it, with a pad token (end of sequence where it has none).
 
     An adapter saved without one has its model's.
 
     Args:
-        chat_template: for a tokenizer that has none; see `models.chat.with_template`.
+        chat_template, chat_template_kwargs: see `models.chat.with_template`.
     """
     path = as_folder(str(reference))
     base = None if has_tokenizer(Path(path)) else adapted_model(Path(path))
     if base is not None:
-        return load_tokenizer(base, chat_template=chat_template, trust_remote_code=trust_remote_code)
+        return load_tokenizer(
+            base, chat_template=chat_template, chat_template_kwargs=chat_template_kwargs, trust_remote_code=trust_remote_code
+        )
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return with_template(tokenizer, chat_template)
+    return with_template(tokenizer, chat_template, chat_template_kwargs)
 
 
 def load_model(
@@ -77,6 +85,7 @@ def load_model(
     dtype: torch.dtype | Literal["auto"] = torch.float32,
     device: torch.device | None = None,
     chat_template: str | None = None,
+    chat_template_kwargs: TemplateVariables | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a model for scoring, decoding or training; it comes in evaluation mode. An adapter is merged into its model.
@@ -85,14 +94,16 @@ def load_model(
 
     Args:
         dtype: of the weights, `auto` for that of the files. Training and the lab keep float32 and may autocast.
-        chat_template: for a tokenizer that has none; see `models.chat.with_template`.
+        chat_template, chat_template_kwargs: see `models.chat.with_template`.
 
     Raises:
         UserError: there is no such model, or it is not a causal language model in safetensors.
     """
     try:
         model = _load_weights(as_folder(str(reference)), dtype, trust_remote_code)
-        tokenizer = load_tokenizer(reference, chat_template=chat_template, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(
+            reference, chat_template=chat_template, chat_template_kwargs=chat_template_kwargs, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise UserError.single(
             str(reference), f"cannot be loaded as a causal language model: {error}", "give a Hugging Face folder or id"
@@ -163,7 +174,12 @@ def _language_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def initialise_student(
-    reference: str | Path, seed: int, *, chat_template: str | None = None, trust_remote_code: bool = False
+    reference: str | Path,
+    seed: int,
+    *,
+    chat_template: str | None = None,
+    chat_template_kwargs: TemplateVariables | None = None,
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
     """A student with the architecture and tokenizer of `reference` and fresh weights drawn from `seed`."""
     path = as_folder(str(reference))
@@ -174,7 +190,9 @@ def initialise_student(
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.float32, attn_implementation=_attention(), trust_remote_code=trust_remote_code
         )
-    tokenizer = load_tokenizer(reference, chat_template=chat_template, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(
+        reference, chat_template=chat_template, chat_template_kwargs=chat_template_kwargs, trust_remote_code=trust_remote_code
+    )
     return LoadedModel(model.to(default_device()).eval(), tokenizer, str(reference), trust_remote_code)
 
 

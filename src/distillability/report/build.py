@@ -181,7 +181,7 @@ def _section(contents: RunContents, index: Index, folder: Path, place: int) -> _
         kept_metric=index.teacher_metric(task),
         students=[entry for entry in entries if entry["kind"] == "students"],
         controls=[entry for entry in entries if entry["kind"] == "control"],
-        teachers=[line for entry in entries if entry["kind"] == "teacher" for line in _kept_lines(entry)],
+        teachers=[line for entry in entries if entry["kind"] == "teacher" for line in _kept_lines(entry, index.teacher_metric(task))],
         sampled=[_dressed(entry) for entry in sampled if entry["kind"] == "students"],
         pictures=_pictures(contents, index, folder, task, place),
         prompts=[_prompt(sample, index, number) for number, sample in enumerate(prompts[:_MOST_PROMPTS])],
@@ -209,14 +209,14 @@ def _dressed(entry: dict[str, Any]) -> dict[str, Any]:
     return entry | {"look": swatch(entry["source"], entry.get("knob"))}
 
 
-def _kept_lines(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One line a calibration and way of decoding, right steps and accuracy side by side."""
+def _kept_lines(entry: dict[str, Any], metric: str) -> Iterator[dict[str, Any]]:
+    """One line a calibration and way of decoding: what is to be kept, and accuracy beside it where that is something else."""
     found = {(measure["metric"], measure["decoding"]): measure["rows"] for measure in entry["measures"]}
     for decoding in ("greedy", "sampled"):
         accuracies = {row["calibration"]: row for row in found["accuracy", decoding]}
-        for steps in found["right_steps", decoding]:
-            accuracy = accuracies.get(steps["calibration"], found["accuracy", decoding][0])
-            yield {"label": entry["label"], "look": entry["look"], "decoding": decoding, "steps": steps, "accuracy": accuracy}
+        for kept in found[metric, decoding]:
+            accuracy = accuracies.get(kept["calibration"], found["accuracy", decoding][0])
+            yield {"label": entry["label"], "look": entry["look"], "decoding": decoding, "kept": kept, "accuracy": accuracy}
 
 
 def _pictures(contents: RunContents, index: Index, folder: Path, task: str, place: int) -> dict[str, Picture]:

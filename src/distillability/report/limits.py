@@ -77,7 +77,7 @@ def _attacks(index: Index, task: str, rows: Sequence[Row]) -> Iterator[str]:
         yield "Elicitation by temperature or by rephrased prompts was not tried."
         yield "Selection and cleaning of a guarded teacher's traces by the attacker was not tried."
         yield "Answers only with the attacker's own steps, and gold data mixed in, were not tried."
-    accesses = {row.access for row in rows if row.access}
+    accesses = {row.access for row in rows if row.access} | {"top_k" for arm in arms if (arm.objective or "").startswith("top_k_")}
     absent = [name for key, name in (("top_k", "top-k log-probabilities"), ("weights", "weights")) if key not in accesses]
     if absent:
         yield f"No attacker had access to {' or '.join(absent)}; with the weights any guard can be trained away."

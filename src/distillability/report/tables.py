@@ -16,7 +16,7 @@ __all__ = ["headline_table", "headline_text"]
 
 _MISSING_CHANGE = "no paired difference in results.json"
 _CONTROL_ORDER = ("free", "control", "ceiling", "elicitation", "before")
-# How much of its right visible steps a calibrated teacher may lose, as the lower bound of the paired change.
+# How much of what it is to keep (`Index.teacher_metric`) a calibrated teacher may lose, as the lower bound of the paired change.
 KEPT_BARS = {"greedy": -0.015, "sampled": -0.02}
 
 
@@ -133,7 +133,7 @@ def _kept(index: Index, task: str, source: str, metric: str, decoding: str) -> l
     for after in index.teacher_cells(task, source, metric, decoding):
         found = index.measures(task, f"teacher_{metric}_change", source=source, decoding=decoding, calibration=after.calibration)
         change = Cell.of(found[0]) if found else Cell.missing(_MISSING_CHANGE)
-        bar = KEPT_BARS[decoding] if metric == "right_steps" else None
+        bar = KEPT_BARS[decoding] if metric == index.teacher_metric(task) else None
         passed = None if bar is None or change.low is None else change.low > bar
         shown = {"before": before.as_dict(), "after": after.as_dict(), "change": change.as_dict()}
         rows.append(shown | {"calibration": after.calibration, "bar": bar, "passed": passed})

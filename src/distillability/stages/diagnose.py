@@ -102,7 +102,9 @@ def _forecast_source(context: TaskContext, name: str, calibration: int | None, p
     loaded, who = (context.untrained_student(0), "student") if proxy is None else (proxy, "proxy")
     prompts = context.task.prompts("validate", settings.prompts)
     probed, outcome = train_and_ask(loaded, who, traces, context.task, prompts, probe, context.student_dtype)
-    finding = no_forecast(outcome["reason"]) if probed is None else forecast(probed)
+    finding = (
+        no_forecast(outcome["reason"]) if probed is None else forecast(probed, texts_alone=True)
+    )  # these are not the teacher's own texts
     cost = {"seconds": time.perf_counter() - began, "forwards": {who: outcome["forwards"]}}
     found = Diagnosis(context.config.teacher, loaded.reference, context.task_name, [finding], cost, outcome)
     _write(context, proof, found, source=name, calibration=calibration, objective=None, seed=None)

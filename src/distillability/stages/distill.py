@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+from distillability.errors import UserError
 from distillability.files import write_json
 from distillability.objectives import OBJECTIVES, build_objective
 from distillability.stages.context import TaskContext
@@ -55,6 +56,12 @@ def _distill(context: TaskContext, student: Student) -> int | None:
     said = context.recipe.distill
     objective = build_objective(student.objective, jsd_weight=said.jsd_weight, skew=said.skew, top_k=said.top_k, top_k_rest=said.top_k_rest)
     traces = usable(load_traces(traces_file(context.run, context.task_name, student.source, student.calibration), student.queries))
+    if not traces:
+        raise UserError.single(
+            f"traces of {student.source}",
+            f"none of {student.queries} texts was complete within max_completion_length = {context.config.max_completion_length}",
+            "raise it, and buy them again: a run of its own",
+        )
     signals = _signals(context, student, len(traces)) if objective.needs_teacher_logits else None
     live = objective.needs_teacher_logits and (signals is None or student.on_policy_share > 0)
     source = context.source(student.source)

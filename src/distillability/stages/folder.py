@@ -84,7 +84,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             with folder.lock():
                 folder._write(recipe, list(command))
-        except PermissionError as error:
+        except OSError as error:
             raise UserError.single(str(path), f"cannot be written ({error.strerror})", "choose another folder with --out") from None
         return folder
 

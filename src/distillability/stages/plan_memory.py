@@ -10,7 +10,6 @@ __all__ = ["memory_of"]
 _PROCESS_BYTES = 0.7e9  # Python and its libraries, or a device's context
 _COMPILED_BYTES = 0.4e9  # by oneDNN on a processor: code and scratch space for every shape of a half-precision product
 _SCORER_TOKENS = 16_384
-_DECODED_AT_ONCE = 500
 _SCORED_TEXTS = 1000  # of a teacher, in the evaluate stage
 _VLLM_SHARE = 0.3  # of a device's memory, TRL's default
 
@@ -50,7 +49,7 @@ def _calibrate(task: PlannedTask) -> Memory:
 
 def _sample(task: PlannedTask) -> Memory:
     """Buying traces and evaluating: one model at a time, at most a teacher."""
-    rows = min(task.recipe.evaluate.batch_size, _DECODED_AT_ONCE)
+    rows = task.recipe.evaluate.batch_size
     stays = {"process": _PROCESS_BYTES, "teacher": 4.0 * task.shape("teacher").n_weights} | _compiled(task)
     phases = {"rollouts": _decoding(task, rows, 1.0), "scoring": _scoring(task, _SCORED_TEXTS)}
     return Memory(stays, phases, kept=not task.hardware.is_accelerator)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distillability.config.sources import parse_source
-from distillability.errors import UserError
 from distillability.plan.hardware import Hardware
 from distillability.plan.work import Work, backward, decode, optimiser_step, project
 from distillability.stages.plan_task import TEXT_OBJECTIVES, PlannedTask
@@ -111,6 +110,8 @@ def _calibrate(task: PlannedTask) -> Iterator[Line]:
     if settings.anchor_coefficient:
         yield _line(task, "calibrate", "reference", once * steps, jobs, "teacher", is_training=True)
     steered = repeated * sum(teacher.reward == "compatibility" for teacher in teachers)
+    if steered and settings.reference == "policy":
+        yield _line(task, "calibrate", "policy as reference", _score(task, "teacher", rows) * steps, steered, "teacher", is_training=True)
     for role in task.proxies if steered else []:
         yield _line(task, "calibrate", role, _score(task, role, rows) * steps, steered, role, is_training=True)
     update = once * _forwards(task, "teacher") + backward(once, whole=settings.lora is None)
@@ -157,15 +158,13 @@ def _traces(task: PlannedTask) -> Iterator[Line]:
 def _bought(task: PlannedTask, name: str, queries: int) -> Work:
     """The texts of one source, none where nobody is asked."""
     source = parse_source(name, task.recipe.calibrate.teachers)
-    if source is None:
-        raise UserError.single(f"distill.arms: {name}", "unknown source", "`distillability validate` lists those there are")
-    if source.teacher is None:
+    if source is None or source.teacher is None:  # an unknown one has been refused where students were counted
         return Work()
-    texts = _decode(task, "teacher", queries, source.draws)
+    texts = _decode(task, "teacher", queries, source.draws, task.recipe.evaluate.batch_size)
     if source.select is None:
         return texts
     drawn = queries * task.distinct(source.draws)
-    return texts + _score(task, "teacher", drawn) + _score(task, "proxy", drawn)
+    return sum((_score(task, role, drawn) for role in ("teacher", *task.proxies)), texts)
 
 
 def _students(task: PlannedTask) -> Iterator[Line]:

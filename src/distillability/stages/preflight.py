@@ -18,6 +18,7 @@ from distillability.config.sources import SWEEP, Source, parse_source, source_na
 from distillability.errors import Problem, UserError
 from distillability.models.facts import NO_TEMPLATE_MEND, ModelFacts, read_facts
 from distillability.stages.launched import launch_problems
+from distillability.stages.layout import numbered
 from distillability.tasks import Task, build_task
 from distillability.types import SPLITS, Prompt
 
@@ -42,7 +43,8 @@ def check(recipe: Recipe) -> None:
 
 def find_problems(recipe: Recipe) -> list[Problem]:
     """All that is wrong with a recipe in itself, its models and its data; empty where it can run."""
-    problems = [*_name_problems(recipe), *_template_problems(recipe), *_arm_problems(recipe), *launch_problems(recipe, os.environ)]
+    problems = [*_name_problems(recipe), *_template_problems(recipe), *_step_problems(recipe), *_arm_problems(recipe)]
+    problems += launch_problems(recipe, os.environ)
     for config in recipe.tasks:
         problems += _task_problems(recipe, config)
     return list(dict.fromkeys(problems))  # two tasks with one broken model say so once
@@ -62,6 +64,24 @@ def _name_problems(recipe: Recipe) -> Iterator[Problem]:
     for name in recipe.calibrate.teachers:
         if name in reserved:
             yield Problem(f"calibrate.teachers.{name}", f"{name!r} already names another source", "give the teacher another name")
+        repeated = [other for other in recipe.calibrate.teachers if name in _folders_of_repeats(other, recipe.calibrate.calibrations)]
+        if repeated:
+            what = f"{name!r} is also where a further calibration of {repeated[0]!r} is kept"
+            yield Problem(f"calibrate.teachers.{name}", what, "give the teacher another name")
+
+
+def _folders_of_repeats(teacher: str, calibrations: int) -> list[str]:
+    return [numbered(teacher, number) for number in range(1, calibrations)]
+
+
+def _step_problems(recipe: Recipe) -> Iterator[Problem]:
+    """A step is made of whole micro-batches: what is left over would be dropped, and with it prompts of every step."""
+    calibrate = recipe.calibrate
+    step, micro_batch = calibrate.prompts_per_step * calibrate.num_generations, calibrate.per_device_train_batch_size
+    if calibrate.teachers and micro_batch is not None and micro_batch < step and step % micro_batch:
+        what = f"a step of {calibrate.prompts_per_step} x {calibrate.num_generations} completions is not a multiple of {micro_batch}"
+        fits = [size for size in range(1, micro_batch + 1) if step % size == 0]
+        yield Problem("calibrate.per_device_train_batch_size", what, f"use {fits[-1]}, or another divisor of {step}")
 
 
 def _template_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -82,6 +102,10 @@ def _arm_problems(recipe: Recipe) -> Iterator[Problem]:
                 yield _unknown_source(f"{where}.sources", name, source_names(recipe.calibrate.teachers))
             elif source.teacher is None:
                 yield from _gold_problems(where, name, arm.objectives)
+        by_text = [objective for objective in arm.objectives if objective in _TEXT_OBJECTIVES]
+        if arm.on_policy_share and by_text:
+            what = f"{', '.join(by_text)} has nothing to learn from a student's own texts: no teacher speaks of them"
+            yield Problem(f"{where}.on_policy_share", what, f"give {', '.join(by_text)} an arm with on_policy_share = 0")
         for key, factors in (("queries", arm.queries), ("steps", arm.steps)):
             if not factors or min(factors) <= 0:
                 yield Problem(f"{where}.{key}", f"{factors} must be one or more multiples above 0", f"for example {key} = [1.0]")

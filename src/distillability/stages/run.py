@@ -49,11 +49,13 @@ def run(recipe: Recipe, folder: RunFolder, *, stages: Sequence[str] = STAGES, qu
         contexts = _contexts(recipe, folder, console)
         for stage in (stage for stage in asked(recipe, stages) if stage != "report"):
             begun = time.perf_counter()
-            _run_stage(stage, contexts, workers)
-            if is_main():
-                _record_costs(folder, stage, time.perf_counter() - begun)
-                if stage in ("diagnose", "evaluate"):
-                    summarise(contexts, folder)
+            try:
+                _run_stage(stage, contexts, workers)
+            finally:  # what failed took its time too
+                if is_main():
+                    _record_costs(folder, stage, time.perf_counter() - begun)
+            if is_main() and stage in ("diagnose", "evaluate"):
+                summarise(contexts, folder)
         if "report" in stages and is_main():
             build_report(folder.path)  # says how long the other stages took, and the same whenever it is made again
         console.print(f"{recipe.name}: {', '.join(stages)} done in {time.perf_counter() - started:.0f} s")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from distillability.config.recipe import Arm, Recipe
 from distillability.config.recipe import Task as TaskConfig
 from distillability.config.sources import parse_source
+from distillability.errors import UserError
 from distillability.stages.layout import student_folder
 
 if TYPE_CHECKING:
@@ -74,6 +75,6 @@ def _of_arm(recipe: Recipe, task: TaskConfig, arm: Arm) -> Iterator[Student]:
 def calibrations_of(recipe: Recipe, source_name: str) -> list[int | None]:
     """The calibrations a source exists in: their numbers, or [None] for what no calibration touches."""
     source = parse_source(source_name, recipe.calibrate.teachers)
-    if source is None:  # the recipe was validated
-        raise KeyError(source_name)
+    if source is None:
+        raise UserError.single(f"distill.arms: {source_name}", "unknown source", "`distillability validate` lists those there are")
     return list(range(recipe.calibrate.calibrations)) if source.teacher in recipe.calibrate.teachers else [None]

@@ -14,7 +14,7 @@ from distillability.files import read_json, read_jsonl, write_jsonl
 from distillability.results import Budget, Results, Row, RunInfo, write_results
 from distillability.stages.comparisons import comparison_rows
 from distillability.stages.context import TaskContext
-from distillability.stages.diagnose import diagnosis_rows
+from distillability.stages.diagnose import diagnosis_jobs, diagnosis_rows
 from distillability.stages.dose import dose_rows
 from distillability.stages.evaluate import (
     samples_file,
@@ -46,7 +46,7 @@ def summarise(contexts: Sequence[TaskContext], folder: RunFolder) -> None:
         recipe_digest=folder.digest,
         version=__version__,
         seconds=sum(manifest.get("seconds", {}).values()) or None,
-        complete=all(Measured(context).complete for context in contexts),
+        complete=all(Measured(context).complete and _diagnosed(context) for context in contexts),
         queries={context.task_name: context.config.queries for context in contexts},
         steps={context.task_name: context.config.steps for context in contexts},
         chance={context.task_name: context.task.chance for context in contexts},
@@ -54,6 +54,11 @@ def summarise(contexts: Sequence[TaskContext], folder: RunFolder) -> None:
     )
     write_jsonl(folder.path / "samples.jsonl", (sample for context in contexts for sample in _samples(Measured(context))))
     write_results(Results(run=info, rows=rows), folder.path / "results.json")
+
+
+def _diagnosed(context: TaskContext) -> bool:
+    """Where the recipe asks for it."""
+    return context.recipe.diagnose is None or all(job.proof.exists() for job in diagnosis_jobs(context))
 
 
 def _interval_fields(interval: Interval) -> dict[str, Any]:
@@ -90,7 +95,9 @@ def _share_rows(measured: Measured, evaluation: dict[str, Any], common: dict[str
     for key in _SHARES:
         values = evaluation[key]
         if values is None:
-            yield Row(**common, metric=_METRICS[key], value=None, n=n, reason=f"the task {measured.task} cannot tell")
+            every = cut == n * evaluation["samples"]
+            why = "every answer was cut off at the length limit" if every else f"the task {measured.task} cannot tell"
+            yield Row(**common, metric=_METRICS[key], value=None, n=n, n_truncated=cut, reason=why)
         else:
             interval = prompt_mean(values, confidence=measured.context.recipe.evaluate.confidence)
             yield Row(**common, metric=_METRICS[key], n_truncated=cut, **_interval_fields(interval))
@@ -123,10 +130,13 @@ def _source_rows(measured: Measured) -> Iterator[Row]:
         }
         for key in ("right", "right_steps"):
             told = [row[key] for row in rows if not row["truncated"]]
-            if None in told:
-                yield Row(**common, metric=_METRICS[key], value=None, reason=f"the task {measured.task} cannot tell")
+            if None in told or not (told or key == "right"):
+                why = f"the task {measured.task} cannot tell" if told else "every text was cut off at the length limit"
+                yield Row(**common, metric=_METRICS[key], value=None, reason=why)
             else:
-                interval = prompt_mean([float(value) for value in told] + [0.0] * cut)
+                interval = prompt_mean(
+                    [float(value) for value in told] + [0.0] * cut, confidence=measured.context.recipe.evaluate.confidence
+                )
                 yield Row(**common, metric=_METRICS[key], **_interval_fields(interval))
 
 
@@ -174,9 +184,10 @@ def _seed_rows(measured: Measured, found: Sequence[dict[str, Any]], seeds: Seque
         evaluations = [evaluation[split][decoding] for evaluation in found]
         fields = common | {"split": split, "decoding": decoding}
         for key in ("right", "right_steps"):
-            if evaluations[0][key] is None:
+            if all(evaluation[key] is None for evaluation in evaluations):
                 continue
-            values = np.array([evaluation[key] for evaluation in evaluations])
+            # A student whose answers are all cut off has shown no steps to check: they are as wrong as each of its answers.
+            values = np.array([evaluation[key] or [0.0] * len(evaluation["right"]) for evaluation in evaluations])
             for seed, row, evaluation in zip(seeds, values, evaluations, strict=True):
                 interval = prompt_mean(row, confidence=settings.confidence)
                 yield Row(**fields, seed=seed, metric=_METRICS[key], n_truncated=evaluation["n_truncated"], **_interval_fields(interval))

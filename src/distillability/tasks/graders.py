@@ -21,7 +21,7 @@ from distillability.types import Grade
 __all__ = ["Grader", "Judgement", "named_grader", "own_grader", "reward_grader"]
 
 Judgement = bool | float | Grade
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 _LETTER = r"\(?([A-Z])\)?+"
 _STATED = re.compile(rf"\b(?i:answer(?:\s+is)?)\s*:?\s*{_LETTER}(?!\w)(?!\s*(?:,|/|or\b|and\b)\s*\(?[A-Z]\b)")
 _SECONDS = 5  # for one expression; hostile ones never end
@@ -66,7 +66,7 @@ def _last_number(text: str) -> float | None:
     numbers = list(_NUMBER.finditer(text))
     if not numbers or any(character.isalnum() for character in text[numbers[-1].end() :]):
         return None
-    return float(numbers[-1].group())
+    return float(numbers[-1].group().replace(",", ""))
 
 
 def choice(prompt: str, answer: str, text: str) -> bool:

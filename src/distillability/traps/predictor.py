@@ -56,8 +56,10 @@ _SCORE = Rule(
 
 
 def distillability(evidence: Evidence) -> Finding:
-    """The forecast for students of the teacher's own texts."""
-    return no_forecast(evidence.reason("probed")) if evidence.probed is None else forecast(evidence.probed)
+    """The forecast for students of the teacher's own texts; by logits only where the student has the teacher's vocabulary."""
+    if evidence.probed is None:
+        return no_forecast(evidence.reason("probed"))
+    return forecast(evidence.probed, texts_alone=evidence.on_teacher.compared is None)
 
 
 def no_forecast(reason: str) -> Finding:
@@ -65,11 +67,14 @@ def no_forecast(reason: str) -> Finding:
     return _SCORE.missing(reason)
 
 
-def forecast(probed: Probed, fit: Fit = FITTED) -> Finding:
+def forecast(probed: Probed, fit: Fit = FITTED, *, texts_alone: bool = False) -> Finding:
     """What students by seqkd are expected to reach (value), by other objectives (details), and the score behind it.
 
     Missing where most of the probe's answers were cut off: then it has not learnt to end them yet, and says nothing about the texts.
     The interval is that of the score (Wilson over prompts) through the same curve: it does not hold the error of the fit.
+
+    Args:
+        texts_alone: nothing but seqkd can be used.
     """
     n, cut = len(probed.right), float(probed.truncated.mean()) if len(probed.truncated) else 0.0
     if cut > _MOST_TRUNCATED:
@@ -79,7 +84,8 @@ def forecast(probed: Probed, fit: Fit = FITTED) -> Finding:
     if score.value is None:
         return _SCORE.found(score, str)
     value, low, high = (None if bound is None else fit.expected(bound, n) for bound in (score.value, score.low, score.high))
-    by_objective = {objective: fit.expected(score.value, n, objective) for objective in fit.offsets}
+    objectives = ("seqkd",) if texts_alone else fit.offsets
+    by_objective = {objective: fit.expected(score.value, n, objective) for objective in objectives}
     return _SCORE.found(
         Estimate(value, low, high, f"{score.method}, through the fitted curve", n, score.n_skipped),
         lambda value: (

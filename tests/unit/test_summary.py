@@ -1,0 +1,89 @@
+"""From evaluation files to rows: what is cut off counts as wrong, and what nobody could check is missing with its reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillability.config.recipe import Recipe
+from distillability.files import write_jsonl
+from distillability.results import Row
+from distillability.stages.context import TaskContext
+from distillability.stages.layout import traces_file
+from distillability.stages.measured import Measured
+from distillability.stages.students import Student
+from distillability.stages.summary import _seed_rows, _share_rows, _source_rows
+
+N = 8
+COMMON: dict[str, Any] = {"task": "maths", "role": "student", "source": "plain"}
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Measured:
+    models = {role: f"lab:maths/{role}" for role in ("teacher", "proxy", "student")}
+    task = {"type": "maths", "queries": N, "steps": 1, "max_completion_length": 44, **models}
+    recipe = Recipe.model_validate({"name": "r", "tasks": [task], "evaluate": {"resamples": 100, "confidence": 0.6}})
+    return Measured(TaskContext(recipe, "maths", tmp_path, {"teacher": "float32", "student": "float32"}))
+
+
+def evaluated(right: float, *, cut: bool = False, checks: bool = True) -> dict[str, Any]:
+    """All answers of one model alike; nothing is known of the steps of answers that were cut off."""
+    return {
+        "samples": 1,
+        "right": [right] * N,
+        "right_steps": [right] * N if checks and not cut else None,
+        "answer_only": None,
+        "mean_bytes": 10.0,
+        "modes": {},
+        "n_truncated": N if cut else 0,
+    }
+
+
+def of_students(measured: Measured, *found: dict[str, Any]) -> list[Row]:
+    both = [{"validate": {"greedy": one}, "test": {"greedy": one}} for one in found]
+    rows = _seed_rows(measured, both, list(range(len(both))), COMMON)
+    return [row for row in rows if (row.split, row.metric) == ("test", "right_steps")]
+
+
+@pytest.mark.parametrize("cut_one", [0, 1])
+def test_a_student_whose_answers_are_all_cut_off_has_no_right_steps_beside_one_that_has(measured: Measured, cut_one: int) -> None:
+    found = [evaluated(1.0), evaluated(1.0)]
+    found[cut_one] = evaluated(0.0, cut=True)
+    rows = of_students(measured, *found)
+    assert [row.value for row in rows] == [1.0 - (cut_one == 0), 1.0 - (cut_one == 1), 0.5]
+    assert [row.n_truncated for row in rows] == [N * (cut_one == 0), N * (cut_one == 1), N]
+
+
+def test_steps_that_nobody_could_check_have_no_rows(measured: Measured) -> None:
+    for one in (evaluated(0.0, cut=True), evaluated(1.0, checks=False)):
+        assert of_students(measured, one, one) == []
+
+
+def test_missing_right_steps_of_a_teacher_say_why(measured: Measured) -> None:
+    def reason(found: dict[str, Any]) -> str | None:
+        (row,) = (row for row in _share_rows(measured, found, COMMON | {"role": "teacher", "split": "test"}) if row.metric == "right_steps")
+        assert row.value is None
+        return row.reason
+
+    assert reason(evaluated(0.0, cut=True)) == "every answer was cut off at the length limit"
+    assert reason(evaluated(1.0, checks=False)) == "the task maths cannot tell"
+
+
+def test_bought_texts_that_are_all_cut_off_are_wrong_and_their_steps_unknown(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Measured, "students", [Student("plain", None, "seqkd", 0.0, N, 1, 0)])
+    file = traces_file(measured.context.run, "maths", "plain", None)
+
+    def rows(*traces: dict[str, Any]) -> dict[str, Row]:
+        write_jsonl(file, traces)
+        return {row.metric: row for row in _source_rows(measured)}
+
+    found = rows(*[{"truncated": True}] * N)
+    assert found["accuracy"].value == 0 and found["right_steps"].value is None
+    assert found["right_steps"].reason == "every text was cut off at the length limit"
+    whole = {"truncated": False, "right": True, "right_steps": True}
+    found = rows(*[{"truncated": True}] * (N // 2), *[whole] * (N // 2))
+    assert found["accuracy"].value == found["right_steps"].value == 0.5
+    low, high = found["accuracy"].ci_low, found["accuracy"].ci_high
+    assert low is not None and high is not None and high - low < 0.4  # at the recipe's confidence, .6
