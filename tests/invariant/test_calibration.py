@@ -241,6 +241,13 @@ def test_a_policy_reference_is_the_original_at_first_and_not_later(tiny: dict[st
     assert not torch.allclose(_weights(tmp_path / "original"), _weights(tmp_path / "policy"))
 
 
+def test_too_few_prompts_are_repeated_for_as_many_steps_as_are_asked_for_and_no_more(tiny: dict[str, Path], tmp_path: Path) -> None:
+    """An epoch ends with the last step: a trainer that resumes behind it has nothing left to do."""
+    arguments = _arguments(tiny, tmp_path, 1.0, SETTINGS.model_copy(update={"max_steps": 5}))
+    trainer = module.calibration_trainer(Calibration(**arguments | {"prompts": arguments["prompts"][:3]}))
+    assert len(trainer.train_dataset) == 5 * SETTINGS.prompts_per_step
+
+
 def test_the_policy_reference_scores_the_weights_of_the_moment(tiny: dict[str, Path], tmp_path: Path) -> None:
     trainer = module.calibration_trainer(
         Calibration(**_arguments(tiny, tmp_path, 1.0, SETTINGS.model_copy(update={"reference": "policy"})))

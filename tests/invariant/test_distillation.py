@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, LlamaConfig, TrainingArguments
 
 from distillability.files import read_jsonl
 from distillability.models.load import LoadedModel, load_model, load_tokenizer
@@ -19,6 +19,7 @@ from distillability.ops.projection import projected_sum
 from distillability.tasks import Maths
 from distillability.training import distill as module
 from distillability.training import signals as signals_module
+from distillability.training.devices import on_one_device
 from distillability.training.distill import StudentSettings, distill_student
 from distillability.training.signals import RecordedSignals, encode_trace, record_signals
 from distillability.types import Trace
@@ -178,6 +179,28 @@ def test_recorded_signals_are_the_live_teacher(request: pytest.FixtureRequest, t
     for a, b in zip(recorded, live, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=3e-3)
+
+
+def test_a_live_teacher_is_asked_in_its_own_template_as_a_recorded_one_is(tiny: dict[str, Path], tmp_path: Path) -> None:
+    student = load_model(tiny["student"])
+    student.tokenizer.chat_template = student.tokenizer.chat_template.replace("<user>", "<user>so:")
+    student.model.save_pretrained(tmp_path / "student")
+    student.tokenizer.save_pretrained(tmp_path / "student")
+    models = tiny | {"student": tmp_path / "student"}
+    losses = [
+        [row["loss"] for row in _distil(models, tmp_path / name, "forward_kl", _settings(), recorded=name == "recorded")]
+        for name in ("recorded", "live")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    alike = [row["loss"] for row in _distil(tiny, tmp_path / "alike", "forward_kl", _settings())]
+    assert losses[0] != pytest.approx(alike, rel=1e-3)
+
+
+def test_one_process_trains_on_one_device(tmp_path: Path) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=3)
+    assert arguments.n_gpu <= 1
+    arguments._n_gpu = 4
+    assert on_one_device(arguments).train_batch_size == 3
 
 
 @pytest.mark.parametrize("autocast_dtype", [None, torch.bfloat16])

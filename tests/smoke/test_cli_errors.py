@@ -386,6 +386,16 @@ def test_vocabularies_that_differ_for_a_logits_objective(student: dict[str, Any]
     invoke("validate", recipe, "--set", 'distill.arms.0.objectives=["seqkd"]', code=0)
 
 
+def test_a_student_that_would_be_taught_another_end_of_turn_than_its_own() -> None:
+    recipe = make_recipe(rest=arms('sources = ["plain"]\nobjectives = ["seqkd", "jsd"]'))
+    for role, end in (("teacher", "o"), ("student", ":")):
+        config = Path(role) / "tokenizer_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token": end}))
+    message = invoke("validate", recipe)
+    assert "jsd compare logits token by token, but the teacher ends a turn with 'o' and the student with ':'" in message
+    invoke("validate", recipe, "--set", 'distill.arms.0.objectives=["seqkd"]', code=0)
+
+
 def test_the_teacher_as_its_own_proxy() -> None:
     assert "the proxy is the teacher" in invoke("validate", make_recipe({"proxy": "teacher/../teacher"}))
 

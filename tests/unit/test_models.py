@@ -11,12 +11,17 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.decoders import Metaspace as MetaspaceDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Metaspace
+from transformers import PreTrainedTokenizerFast
 
 from distillability.errors import UserError
-from distillability.models.chat import prompt_ids
+from distillability.models.chat import end_of_turn_id, prompt_ids
 from distillability.models.facts import read_facts
-from distillability.models.load import initialise_student, load_model, load_tokenizer
-from distillability.rollouts import complete
+from distillability.models.load import default_device, initialise_student, load_model, load_tokenizer
+from distillability.rollouts import complete, generate
 
 
 @pytest.fixture
@@ -71,6 +76,43 @@ def test_variables_of_a_template_are_saved_with_the_model(base: Path, tmp_path: 
     tokenizer.save_pretrained(tmp_path / "saved")
     assert load_tokenizer(tmp_path / "saved").apply_chat_template(**asked) == '1+13-a"b'
     assert load_tokenizer(tmp_path / "saved", **own).chat_template == tokenizer.chat_template  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def gemma_like(tiny: dict[str, Path], tmp_path: Path) -> Path:
+    """A model whose turns end with another token than the one that its tokenizer calls the end of a sequence."""
+    folder = Path(shutil.copytree(tiny["teacher"], tmp_path / "gemma-like"))
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ message.content }}<end>", "{{ message.content }}<user>\n")
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(tokenizer.chat_template)
+    assert json.loads((folder / "tokenizer_config.json").read_text())["eos_token"] == "<end>"
+    return folder
+
+
+def test_a_turn_ends_with_what_the_template_ends_it_with(tiny: dict[str, Path], gemma_like: Path, base: Path, tmp_path: Path) -> None:
+    for folder, end in ((tiny["teacher"], "<end>"), (gemma_like, "<user>"), (base, "<end>")):
+        tokenizer = load_tokenizer(folder, chat_template="plain")
+        assert tokenizer.eos_token == read_facts(str(folder)).end_of_turn() == end
+        assert end_of_turn_id(tokenizer) == tokenizer.convert_tokens_to_ids(end)
+        tokenizer.save_pretrained(tmp_path / "saved")
+        assert load_tokenizer(tmp_path / "saved").eos_token == end
+    (base / "chat_template.jinja").write_text("{{ raise_exception('only one message') }}")
+    assert load_tokenizer(base).eos_token == read_facts(str(base)).end_of_turn() == "<end>"  # nothing can be rendered
+
+
+def test_a_text_ends_where_the_model_ends_its_turn(gemma_like: Path) -> None:
+    """Both decoders stop at it, and none takes the tokenizer's own end for one."""
+    loaded = load_model(gemma_like)
+    loaded.model.config.eos_token_id = loaded.model.generation_config.eos_token_id = None
+    head = loaded.model.get_output_embeddings()
+    ends = {name: loaded.tokenizer.convert_tokens_to_ids(name) for name in ("<end>", "<user>")}
+    for name, truncated in (("<user>", False), ("<end>", True)):
+        with torch.no_grad():
+            head.weight.copy_(torch.zeros_like(head.weight))
+            states = loaded.model(torch.tensor([prompt_ids(loaded.tokenizer, "1+1")]), output_hidden_states=True).hidden_states[-1][0, -1]
+            head.weight[ends[name]] = states  # the first token said
+        assert complete(loaded, ["1+1"], decoding="greedy", max_new_tokens=1, seed=0).truncated == [truncated]
 
 
 def test_a_template_of_ones_own_is_never_replaced(tiny: dict[str, Path]) -> None:
@@ -136,3 +178,32 @@ def test_an_adapter_of_nothing(tmp_path: Path, config: str) -> None:
 def test_a_prompt_longer_than_the_context_is_the_users_to_mend(tiny: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="exceed its context, 256"):
         complete(load_model(tiny["teacher"]), ["1" * 300], decoding="greedy", max_new_tokens=2, seed=0)
+
+
+def test_generation_settings_that_a_model_was_published_with_change_no_text(tiny: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, prompts = load_model(tiny["teacher"]), [f"{number}+1" for number in range(6)]
+    ours = complete(loaded, prompts, decoding="greedy", max_new_tokens=12, seed=0).texts
+    monkeypatch.setattr(generate, "unsupported", lambda *_: "a test")
+    loaded.model.generation_config.repetition_penalty = 5.0
+    loaded.model.generation_config.suppress_tokens = [int(loaded.tokenizer.convert_tokens_to_ids(ours[0][0]))]
+    assert complete(loaded, prompts, decoding="greedy", max_new_tokens=12, seed=0).texts == ours
+    assert loaded.model.generation_config.repetition_penalty == 5.0
+
+
+def test_a_text_behind_a_prefill_keeps_the_space_that_it_begins_with(tmp_path: Path) -> None:
+    """As tokenizers read that write a space as a mark of its own, and drop the first."""
+    tokenizer = Tokenizer(BPE({"<end>": 0, "▁": 1, "a": 2, "b": 3}, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = Metaspace(prepend_scheme="first"), MetaspaceDecoder(prepend_scheme="first")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")
+    assert generate._continued(fast, "a", "b", [1, 3]) == "a b"
+    assert generate._continued(fast, "", "b", [1, 3]) == "b"
+
+
+@pytest.mark.parametrize(("devices", "rank", "found"), [(0, None, "cpu"), (0, "1", "cpu"), (2, "1", "cuda:1"), (1, "3", "cuda:0")])
+def test_every_process_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch, devices: int, rank: str | None, found: str) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: devices)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert default_device() == torch.device(found)

@@ -157,6 +157,18 @@ def test_only_the_k_likeliest_and_their_mass_are_seen(name: str) -> None:
     assert _call(name, teacher=shuffled).sum.item() == pytest.approx(_call(name).sum.item())
 
 
+@pytest.mark.parametrize("name", TOP_K)
+def test_no_mass_outside_has_no_slope(name: str) -> None:
+    """As where both models have the padding of a vocabulary masked: what is left is the plain divergence and its gradient."""
+    teacher, student = (torch.cat((logits[:, :K], torch.full((6, 3), -math.inf)), 1) for logits in (TEACHER, STUDENT))
+    gradients = []
+    for objective in (build_objective(name, top_k=K), build_objective(name.removeprefix("top_k_"))):
+        logits = student.clone().requires_grad_()
+        output = objective(student_logits=logits, teacher_logits=teacher, target_ids=TARGETS % K)
+        gradients.append(torch.autograd.grad(output.sum, logits)[0])
+    assert torch.allclose(*gradients) and gradients[0].isfinite().all()
+
+
 def test_the_mass_outside_is_not_lost_where_one_minus_the_rest_would_be_0() -> None:
     logits = torch.full((2, 6), -40.0)
     logits[:, 0] = 0.0

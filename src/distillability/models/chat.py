@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from distillability.errors import UserError
-from distillability.models.facts import NO_TEMPLATE_MEND
+from distillability.models.facts import NO_TEMPLATE_MEND, TURN
 
 __all__ = [
     "PLAIN_TEMPLATE",
@@ -20,6 +21,7 @@ __all__ = [
     "rendered_once",
     "survives",
     "surviving_ids",
+    "with_end_of_turn",
     "with_template",
 ]
 
@@ -51,6 +53,30 @@ def with_template(
     if isinstance(tokenizer.chat_template, str) and not tokenizer.chat_template.startswith(head):
         tokenizer.chat_template = head + tokenizer.chat_template
     return tokenizer
+
+
+def with_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, its end of sequence being the token that its template ends an assistant's turn with; as it is where there is none.
+
+    Gemma's chat models end theirs with `<end_of_turn>`; what their tokenizer calls the end of a sequence they never say.
+    """
+    rest = _after_answer(tokenizer)
+    special = {place for place, token in tokenizer.added_tokens_decoder.items() if token.special} | set(tokenizer.all_special_ids)
+    ids = tokenizer(rest.lstrip(), add_special_tokens=False)["input_ids"] if rest.strip() else []
+    if ids and ids[0] in special and ids[0] != tokenizer.eos_token_id:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ids[0])
+    return tokenizer
+
+
+def _after_answer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template puts behind an assistant's text; nothing where it cannot be rendered."""
+    if tokenizer.chat_template is None:
+        return ""
+    try:
+        text = tokenizer.apply_chat_template(TURN, tokenize=False)
+    except (TemplateError, TypeError, ValueError):  # as of one that wants other messages
+        return ""
+    return str(text).rpartition(TURN[-1]["content"])[2]
 
 
 def _read_template(path: str) -> str:

@@ -18,13 +18,14 @@ from distillability.models.gguf import (
 )
 from distillability.models.locate import adapted_model, has_tokenizer, locate
 
-__all__ = ["NO_TEMPLATE_MEND", "ModelFacts", "read_facts"]
+__all__ = ["NO_TEMPLATE_MEND", "TURN", "ModelFacts", "read_facts"]
 
 NO_TEMPLATE_MEND = (
     'use a chat model; for a base model say chat_template = "plain" (Question: … Answer: …) or a Jinja file at the top of the recipe; '
     "or set tokenizer.chat_template and save the tokenizer"
 )
 
+TURN = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]  # what follows the answer ends a turn
 _SMALL_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"]
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Heads of models that read a whole text at once, or that score it instead of continuing it.
@@ -107,6 +108,28 @@ class ModelFacts:
             return True
         return bool(_read_object(self.tokenizer_folder / "tokenizer_config.json", self.reference).get("chat_template"))
 
+    @cached_property
+    def chat_template(self) -> str | None:
+        """Its text; None where there is none, or several."""
+        file = self.tokenizer_folder / "chat_template.jinja"
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+        found = _read_object(self.tokenizer_folder / "tokenizer_config.json", self.reference).get("chat_template")
+        return found if isinstance(found, str) else None
+
+    def end_of_turn(self, chat_template: str | None = None) -> str | None:
+        """The token that an assistant's turn ends with, as `models.chat.with_end_of_turn` finds it; None where the files do not say.
+
+        Args:
+            chat_template: the text of one for a model that has none.
+        """
+        named = _read_object(self.tokenizer_folder / "tokenizer_config.json", self.reference).get("eos_token")
+        end = named.get("content") if isinstance(named, dict) else named
+        added = _read_object(self.tokenizer_folder / "tokenizer.json", self.reference).get("added_tokens") or []
+        rest = _after_answer(self.chat_template or chat_template or "")
+        special = [token["content"] for token in added if token.get("special") and rest.startswith(token["content"])]
+        return max(special, key=len, default=end)
+
     @property
     def has_safetensors(self) -> bool:
         return any(self.folder.glob("*.safetensors"))
@@ -141,6 +164,14 @@ class _GgufFacts(ModelFacts):
     @property
     def has_chat_template(self) -> bool:
         return "tokenizer.chat_template" in self.header.metadata
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        found = self.header.metadata.get("tokenizer.chat_template")
+        return found if isinstance(found, str) else None
+
+    def end_of_turn(self, chat_template: str | None = None) -> str | None:
+        return None  # known once it is converted
 
     @property
     def has_safetensors(self) -> bool:
@@ -202,6 +233,22 @@ def read_facts(reference: str) -> ModelFacts:
     if not (path / "config.json").is_file():
         raise UserError.single(reference, "not a model: the folder has no config.json", "give a folder written by save_pretrained")
     return ModelFacts(reference, path, _read_object(path / "config.json", reference), is_local)
+
+
+def _after_answer(template: str) -> str:
+    """What a template puts behind an assistant's text; nothing where only transformers can render it."""
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    try:
+        source = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
+        return (
+            source.render(messages=TURN, add_generation_prompt=False, bos_token="", eos_token="")
+            .rpartition(TURN[-1]["content"])[2]
+            .lstrip()
+        )
+    except (TemplateError, TypeError, ValueError):
+        return ""
 
 
 def _fetch(hub_id: str) -> Path:

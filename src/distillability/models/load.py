@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from transformers.integrations import deepspeed
 from transformers.utils import logging as transformers_logging
 
 from distillability.errors import UserError
-from distillability.models.chat import TemplateVariables, with_template
+from distillability.models.chat import TemplateVariables, with_end_of_turn, with_template
 from distillability.models.convert import as_folder
 from distillability.models.locate import adapted_model, has_tokenizer
 
@@ -49,8 +50,12 @@ class LoadedModel:
 
 
 def default_device() -> torch.device:
-    """The accelerator where there is one, else the processor."""
-    return torch.accelerator.current_accelerator() or torch.device("cpu") if torch.accelerator.is_available() else torch.device("cpu")
+    """The accelerator where there is one, of several processes each its own, else the processor."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if found is None:
+        return torch.device("cpu")
+    own = os.environ.get("LOCAL_RANK")  # before any process group is made, all would take the first
+    return found if own is None else torch.device(found.type, int(own) % torch.accelerator.device_count())
 
 
 def load_tokenizer(
@@ -60,7 +65,7 @@ def load_tokenizer(
     chat_template_kwargs: TemplateVariables | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer, padding on the left as generation needs it, with a pad token (end of sequence where it has none).
+    """The tokenizer, padding on the left as generation needs it, with a pad token (end of sequence where it has none), which ends turns.
 
     An adapter saved without one has its model's.
 
@@ -76,7 +81,7 @@ def load_tokenizer(
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", trust_remote_code=trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return with_template(tokenizer, chat_template, chat_template_kwargs)
+    return with_end_of_turn(with_template(tokenizer, chat_template, chat_template_kwargs))
 
 
 def load_model(

@@ -37,5 +37,7 @@ def _gathered(logprobs: torch.Tensor, places: torch.Tensor, rest: bool) -> torch
     inside = logprobs.gather(-1, places)
     if not rest:
         return inside
-    outside = logprobs.scatter(-1, places, -math.inf).logsumexp(-1, keepdim=True)
+    others = logprobs.scatter(-1, places, -math.inf)
+    none = others.isneginf().all(-1, keepdim=True)  # whose logarithm has no slope
+    outside = others.masked_fill(none, 0.0).logsumexp(-1, keepdim=True).masked_fill(none, -math.inf)
     return torch.cat((inside, outside), -1)

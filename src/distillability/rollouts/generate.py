@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distillability.errors import UserError
 from distillability.models.batch import context_length
@@ -82,7 +83,15 @@ def complete(
         autocast_dtype=autocast_dtype,
     )
     said = read_completions(tokenizer, rows)
-    return replace(said, texts=[start + text for start, text in zip(starts, said.texts, strict=True)])
+    return replace(said, texts=[_continued(tokenizer, *parts) for parts in zip(starts, said.texts, said.ids, strict=True)])
+
+
+def _continued(tokenizer: PreTrainedTokenizerBase, start: str, text: str, ids: list[int]) -> str:
+    """A prefill and what follows it, read together: by itself a text may lose the space that it begins with."""
+    if not start:
+        return text
+    whole = tokenizer.decode(completion_ids(tokenizer, start) + ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return whole if whole.startswith(start) else start + text
 
 
 def read_completions(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> Completions:
@@ -171,6 +180,16 @@ def _say_fallback(reason: str) -> None:
     _log.warning("decoding with transformers' generate, which is slower: no decoder of ours for %s", reason)
 
 
+@contextmanager
+def _own_settings_alone(model: PreTrainedModel) -> Iterator[None]:
+    """Without the settings that a model was published with, such as a penalty for repetition: they change what is sampled from."""
+    published, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = published
+
+
 @torch.no_grad()  # not in inference mode: divided parameters are gathered into ordinary tensors
 def _generate(
     loaded: LoadedModel,
@@ -184,7 +203,8 @@ def _generate(
     batch = loaded.tokenizer.pad({"input_ids": [list(prompt) for prompt in prompts]}, padding_side="left", return_tensors="pt")
     batch = batch.to(loaded.device)
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if decoding == "sampled" else {"do_sample": False}
-    with evaluating(loaded.model), torch.autocast(loaded.device.type, autocast_dtype, enabled=autocast_dtype is not None):
+    autocast = torch.autocast(loaded.device.type, autocast_dtype, enabled=autocast_dtype is not None)
+    with evaluating(loaded.model), _own_settings_alone(loaded.model), autocast:
         generate = partial(
             loaded.model.generate,
             **batch,

@@ -157,4 +157,5 @@ class Scorer:
         with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             states, head = states_and_head(self.model, plain_head=self._plain_head, **inputs)
             logprobs = chosen_logprobs(states, head, targets)
-        return torch.zeros(len(batch), dtype=torch.float64, device=device).index_add_(0, inputs["rows"], logprobs.double())
+        rows, found = inputs["rows"].cpu(), logprobs.cpu().double()  # not every accelerator has float64
+        return torch.zeros(len(batch), dtype=torch.float64).index_add_(0, rows, found)

@@ -26,7 +26,7 @@ from distillability.stages.card import write_card
 from distillability.stages.context import TaskContext
 from distillability.stages.jobs import Job
 from distillability.stages.layout import admission_file, calibration_folder
-from distillability.stages.ranks import is_main
+from distillability.stages.ranks import is_main, world_size
 from distillability.tasks import Task
 from distillability.training.calibrate import Calibration, calibrate_teacher
 from distillability.types import Grade, Prompt
@@ -229,7 +229,7 @@ def _calibrate(context: TaskContext, name: str, calibration: int, folder: Path) 
 def _prompts(context: TaskContext, calibration: int) -> list[Prompt]:
     """Fresh prompts for every repetition, so that two calibrations differ by more than sampling noise."""
     settings = context.recipe.calibrate
-    needed = settings.prompts_per_step * settings.max_steps
+    needed = settings.prompts_per_step * settings.max_steps * world_size()
     return context.task.prompts("calibrate", needed * (calibration + 1))[-needed:]
 
 

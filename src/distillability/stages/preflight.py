@@ -208,7 +208,7 @@ def _pair_problems(checked: _Checked) -> Iterator[Problem]:
     wanted = dict.fromkeys(objective for arm in checked.recipe.distill.arms for objective in arm.objectives)
     logits = [objective for objective in wanted if objective not in _TEXT_OBJECTIVES]
     if teacher and student and logits:
-        difference, problems = _try(lambda: _vocabulary_difference(teacher, student))
+        difference, problems = _try(lambda: _vocabulary_difference(teacher, student) or _end_difference(checked.recipe, teacher, student))
         yield from problems
         if difference:
             yield Problem(
@@ -246,6 +246,16 @@ def _vocabulary_difference(teacher: ModelFacts, student: ModelFacts) -> str | No
     if teacher.output_width != student.output_width:
         return f"the teacher gives {teacher.output_width} logits and the student {student.output_width}"
     return None
+
+
+def _end_difference(recipe: Recipe, teacher: ModelFacts, student: ModelFacts) -> str | None:
+    """How the ends of their turns differ: a student that is taught another than its own never stops."""
+    own = recipe.chat_template
+    template = Path(own).expanduser().read_text(encoding="utf-8") if own not in (None, "plain") and Path(own).is_file() else None
+    ends = teacher.end_of_turn(template), student.end_of_turn(template)
+    if None in ends or ends[0] == ends[1]:
+        return None
+    return f"the teacher ends a turn with {ends[0]!r} and the student with {ends[1]!r}"
 
 
 def _adapter_problems(checked: _Checked) -> Iterator[Problem]:

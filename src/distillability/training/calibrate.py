@@ -30,6 +30,7 @@ from distillability.rollouts import complete_ids
 from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task
 from distillability.training.compat import frozen_reference
+from distillability.training.devices import on_one_device
 from distillability.training.floor import Floor, held_out_accuracy
 from distillability.training.keep import go_back, on_a_full_disk, save
 from distillability.training.lora import AdapterOffScorer, adapter_config, adapter_state
@@ -172,7 +173,7 @@ def calibration_trainer(calibration: Calibration) -> CalibrationTrainer:
     # Too few prompts are repeated here: a second epoch draws its order from a generator that a resumed trainer has not moved on.
     needed = settings.prompts_per_step * settings.max_steps * config.world_size
     rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in prompts]
-    rows *= -(-needed // len(rows))
+    rows = (rows * -(-needed // len(rows)))[:needed]  # no more: one that resumes behind its last step would take another
     longest = max(map(len, rendered_once(loaded.tokenizer, [prompt.text for prompt in prompts]))) + length
     ours = not settings.use_vllm and unsupported(loaded.model, longest) is None  # TRL generates where our decoder cannot
     torch.manual_seed(calibration.seed)  # of an adapter's first weights
@@ -255,6 +256,7 @@ def _grpo_config(
         dataloader_pin_memory=loaded.device.type == "cuda",
         remove_unused_columns=False,
     )
+    on_one_device(config)
     if config.world_size > 1 and micro_batch % settings.num_generations:
         raise UserError.single(
             f"calibrate.per_device_train_batch_size = {micro_batch}",

@@ -25,6 +25,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from distillability.models.batch import right_padded
+from distillability.models.chat import rendered_once
 from distillability.models.head import has_plain_head, states_and_head
 from distillability.models.load import LoadedModel
 from distillability.objectives import Objective
@@ -33,6 +35,7 @@ from distillability.ops.projection import projected_sum, projector
 from distillability.ops.reduce import global_mean
 from distillability.ops.sharding import through_wrapper
 from distillability.rollouts import complete_ids
+from distillability.training.devices import on_one_device
 from distillability.training.resume import MetricsFile, last_checkpoint
 from distillability.training.signals import Example, RecordedSignals, encode_trace
 from distillability.types import Trace
@@ -57,25 +60,28 @@ class StudentSettings:
 
 
 class _Traces(Dataset[dict[str, Any]]):
-    def __init__(self, examples: Sequence[Example], signals: RecordedSignals | None):
-        self.examples, self.signals = examples, signals
+    """Rows of a batch: a trace as the student reads it, its prompt as a live teacher does, what was recorded of it."""
+
+    def __init__(self, examples: Sequence[Example], asked: Sequence[list[int]] | None, signals: RecordedSignals | None):
+        self.examples, self.asked, self.signals = examples, asked, signals
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self.examples[index]
-        row: dict[str, Any] = {"example": example}
+        row: dict[str, Any] = {"example": example, "asked": self.asked[index] if self.asked else example.prompt}
         if self.signals is not None:
             row["teacher"] = self.signals.rows(index)
         return row
 
 
 @dataclass(frozen=True)
-class _Prompts:
-    """Token ids of a batch's prompts, wrapped: whatever moves a batch to its device would visit every number of a nested list."""
+class _Texts:
+    """A batch's texts, and its prompts as the teacher reads them; wrapped, since whatever moves a batch visits all numbers of lists."""
 
-    ids: list[list[int]]
+    examples: list[Example]
+    asked: list[list[int]]
 
 
 def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
@@ -88,7 +94,7 @@ def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
         "input_ids": ids,
         "attention_mask": there.long(),
         "labels": ids.masked_fill(~there | (column < prompt), IGNORE),
-        "prompts": _Prompts([example.prompt for example in examples]),
+        "texts": _Texts(examples, [row["asked"] for row in rows]),
     }
     if "teacher" in rows[0]:
         batch["teacher"] = torch.cat([row["teacher"] for row in rows])
@@ -124,7 +130,7 @@ class _StudentTrainer(Trainer):
         """The objective over all positions; no logits of the whole batch exist at any time."""
         where = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "rows": rows, "columns": columns}
         with self.accelerator.autocast():
-            teacher_logits = self._teacher_logits(inputs, where)
+            teacher_logits = self._teacher_logits(inputs)
             states, head = states_and_head(student, plain_head=self.plain_head["student"], **where)
 
             def loss(logits: torch.Tensor, part: slice) -> torch.Tensor:
@@ -132,8 +138,8 @@ class _StudentTrainer(Trainer):
 
             return projected_sum(states, head, loss)
 
-    def _teacher_logits(self, inputs: dict[str, Any], where: dict[str, torch.Tensor]) -> Callable[[slice], torch.Tensor | None]:
-        """What the teacher says at some of the positions: nothing, what was recorded, or the live teacher's logits."""
+    def _teacher_logits(self, inputs: dict[str, Any]) -> Callable[[slice], torch.Tensor | None]:
+        """What the teacher says at some of the positions: nothing, what was recorded, or the live teacher's logits in its own template."""
         if not self.objective.needs_teacher_logits:
             return lambda part: None
         if "teacher" in inputs:
@@ -141,7 +147,10 @@ class _StudentTrainer(Trainer):
             return torch.no_grad()(lambda part: project(recorded[part]))
         if self.teacher is None:
             raise ValueError(f"{self.objective.name} needs recorded teacher signals or a live teacher")
+        texts: _Texts = inputs["texts"]
+        read = [Example(asked, example.completion) for asked, example in zip(texts.asked, texts.examples, strict=True)]
         with torch.no_grad():
+            where, _ = right_padded(read, self.teacher.tokenizer, self.teacher.device)
             states, head = states_and_head(self.teacher.model, plain_head=self.plain_head["teacher"], **where)
             project = projector(head)
         return torch.no_grad()(lambda part: project(states[part]))
@@ -157,9 +166,12 @@ class _StudentTrainer(Trainer):
 
     def _on_policy(self, batch: dict[str, Any], seed: int) -> dict[str, Any]:
         """The batch with the student's own completions: the ids that it sampled, not the ids that their text would encode to."""
-        prompts = batch["prompts"].ids
+        texts: _Texts = batch["texts"]
+        prompts = [example.prompt for example in texts.examples]
         completions = complete_ids(self.student, prompts, decoding="sampled", max_new_tokens=self.settings.max_completion_length, seed=seed)
-        rows = [{"example": Example(prompt, ids)} for prompt, ids in zip(prompts, completions, strict=True)]
+        rows = [
+            {"example": Example(prompt, ids), "asked": asked} for prompt, ids, asked in zip(prompts, completions, texts.asked, strict=True)
+        ]
         return _collate(rows, self.student.tokenizer.pad_token_id)
 
 
@@ -211,9 +223,10 @@ def distill_student(
     student.model.eval()
     examples = trainer.train_dataset.examples
     mean_length = sum(len(example.completion) for example in examples) / len(examples)
-    rows_seen = trainer.state.global_step * settings.batch_size * settings.gradient_accumulation_steps
+    steps = min(trainer.state.global_step, settings.steps)  # resumed behind its last step, a trainer takes one more, at a rate of 0
+    rows_seen = steps * settings.batch_size * settings.gradient_accumulation_steps * trainer.args.world_size
     return {
-        "steps": trainer.state.global_step,
+        "steps": steps,
         "seconds": time.perf_counter() - record.started,
         "tokens": round(mean_length * rows_seen),
     }
@@ -233,10 +246,11 @@ def student_trainer(
     examples = [encode_trace(student, trace) for trace in traces]
     asked = {"student": student, "teacher": teacher}
     plain_head = {role: has_plain_head(loaded.model) for role, loaded in asked.items() if loaded is not None}
+    of_teacher = None if teacher is None else rendered_once(teacher.tokenizer, [trace.prompt for trace in traces])
     trainer = _StudentTrainer(
         model=student.model.train(),
-        args=_training_arguments(settings, student, autocast_dtype, folder),
-        train_dataset=_Traces(examples, signals),
+        args=on_one_device(_training_arguments(settings, student, autocast_dtype, folder)),
+        train_dataset=_Traces(examples, of_teacher, signals),
         data_collator=lambda rows: _collate(rows, student.tokenizer.pad_token_id),
         processing_class=student.tokenizer,
     )
