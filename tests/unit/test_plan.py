@@ -13,6 +13,7 @@ from command_line import ROOT, run
 from distillability.config.load import load_recipe
 from distillability.config.recipe import Recipe
 from distillability.errors import UserError
+from distillability.files import write_jsonl
 from distillability.models.facts import read_facts
 from distillability.plan.hardware import Hardware, named_hardware, this_machine
 from distillability.plan.lengths import prompt_tokens
@@ -232,6 +233,14 @@ def test_a_paper_recipe_is_planned_from_configurations_alone(paper_run: Path, na
     for stage, memory in plan.memory["bigmath"].items():
         assert memory.peak < 80e9, stage
     assert 10 < plan.device_hours < 2000
+
+
+def test_the_recipe_for_one_accelerator_fits_it(paper_run: Path) -> None:
+    write_jsonl(paper_run / "questions.jsonl", ({"prompt": f"What is {number}?", "answer": str(number)} for number in range(2000)))
+    recipe = load_recipe(ROOT / "recipes" / "one-gpu.toml")
+    plan = plan_recipe(recipe, named_hardware("h100"), Assumptions(prompt_length=100, completion_length=400))
+    assert {stage for stage, memory in plan.memory["questions"].items() if memory.peak > 80e9} == set()
+    assert plan.seconds < 12 * 3600
 
 
 def test_a_model_that_is_not_here_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

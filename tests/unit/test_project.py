@@ -44,8 +44,9 @@ def test_pins_name_no_local_build() -> None:
     assert not [name for name, version in pins().items() if "+" in version]
 
 
-# Those of `paper` need models of a hub, and SmolLM2's are built first (tests/smoke/test_smollm.py validates them then).
-SHIPPED = [path for path in sorted((ROOT / "recipes").rglob("*.toml")) if path.parent.name != "paper" and "smollm" not in path.stem]
+# Those of `paper` and `one-gpu` need models of a hub, and SmolLM2's are built first (tests/smoke/test_smollm.py validates them then).
+ELSEWHERE = ("paper", "one-gpu", "smollm")
+SHIPPED = [path for path in sorted((ROOT / "recipes").rglob("*.toml")) if not {path.parent.name, path.stem} & set(ELSEWHERE)]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
