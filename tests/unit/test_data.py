@@ -18,7 +18,7 @@ from distillability.errors import UserError
 from distillability.lab.tokenizers import character_tokenizer
 from distillability.stages.preflight import find_problems
 from distillability.tasks import Data, build_task, split_of
-from distillability.tasks.graders import contains_number
+from distillability.tasks.graders import contains_number, math_verify
 from distillability.types import SPLITS, Grade
 from tiny import tiny_reward_model
 
@@ -98,6 +98,36 @@ def test_the_same_rows_from_every_form(form: str) -> None:
 )
 def test_numbers_are_read_with_their_thousands(text: str, right: bool) -> None:
     assert contains_number("", "1234", text) is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "right"),
+    [
+        ("5", ".5", False),
+        ("5", "\N{MINUS SIGN}5", False),
+        ("-5", "so it is \N{MINUS SIGN}5.", True),
+        ("5", "3e5", False),
+        ("7", "3+10-7", True),
+        ("-7", "10-7", False),
+        ("-5", "-$5", True),
+        ("-5", "$-5", True),
+        ("1234", r"\boxed{1{,}234}", True),
+        ("234", r"\boxed{1{,}234}", False),
+        ("2", "x = 5/2.", False),
+        ("1/2", "x = 1/2", False),  # no number at all: such a task is refused before it is run
+        ("8", "2^8", False),
+    ],
+)
+def test_what_is_not_the_number_itself_is_not_taken_for_it(answer: str, text: str, right: bool) -> None:
+    assert contains_number("", answer, text) is right
+
+
+def test_splits_are_not_in_the_order_of_the_file_and_no_text_is_in_two() -> None:
+    rows = [{"prompt": f"{number:04d}", "answer": "1"} for number in range(1000)]
+    for split, found in ((split, build(path=jsonl(rows)).prompts(split, 1000)) for split in SPLITS):
+        first = [int(prompt.text) for prompt in found[: len(found) // 2]]
+        assert 400 < sum(first) / len(first) < 600, split
+    assert len(prompts(build(path=jsonl(rows + [{"prompt": f" {row['prompt']}\n", "answer": "1"} for row in rows])))) == 1000
 
 
 def test_what_csv_readers_like_to_guess_stays_a_text() -> None:
@@ -208,6 +238,14 @@ CHOICES = [
     ("A, B, C", False),
     ("The answer is Bromine", False),
     ("I would say B because", False),
+    ("The answer is (B). Answer A is wrong because it floats.", True),
+    ("Answer: B\n\nExplanation: B fits. Answer C is incorrect.", True),
+    ("The answer is B. This is the answer I would give.", True),
+    ("The answer is (B), I think.", True),
+    (r"\boxed{B} or \boxed{C}", False),
+    (r"\boxed{C} or \boxed{B}", False),
+    ("Answer: B. Hmm, the answer is B or A.", False),
+    ("Some thought.\nAnswer B.", True),
     ("", False),
 ]
 
@@ -218,6 +256,11 @@ def test_the_letter_chosen(text: str, right: bool) -> None:
     prompt = task.prompts("test", 1)[0]
     assert task.grade(prompt, text).right is right
     assert task.validate() == []
+
+
+def test_money_is_an_answer() -> None:
+    pytest.importorskip("math_verify")
+    assert math_verify("", r"\$18.90", r"so \boxed{18.90}") and not math_verify("", r"\$18.90", r"so \boxed{18.80}")
 
 
 MATHS = [("x = \\frac{1}{2}", True), ("\\boxed{0.5}", True), ("so it is 1/2.", True), ("$\\frac{2}{4}$", True), ("2", False), ("", False)]

@@ -168,7 +168,10 @@ def test_planted_errors_are_wrong_beginnings_in_the_mode_of_the_text(task: Cross
 def test_without_a_task_s_own_way_a_number_before_the_last_is_changed() -> None:
     task = Parity()
     prompt = task.prompts("validate", 1)[0]
-    assert task.plant_error(prompt, "2 and 3 are 5, so 9") == "2 and 4"
+    assert task.plant_error(prompt, "2+3 = 5, 5*2=10, so 10 + 1 = 11, and the answer is 11") == "2+3 = 5, 5*2=11"
+    assert task.plant_error(prompt, "1. 48/2 = $24\n2. 48*24 = 1,152\nAnswer: 1,152") == "1. 48/2 = $24\n2. 48*24 = 1153"
+    assert task.plant_error(prompt, "1/4 = 0.25, so 2") is None  # no whole number
+    assert task.plant_error(prompt, "2 and 3 are 5, so 9") is None
     assert task.plant_error(prompt, "it is 9") is None
 
 

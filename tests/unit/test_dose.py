@@ -109,7 +109,14 @@ SHARES = {"easy": 0.3, "remark_easy": 0.1, "hard": 0.6}
 
 
 def predict(**changes: object) -> float | str | None:
-    known = {"knob": 0.1, "compatibility": MODES, "shares": SHARES, "easy_modes": ("easy", "remark_easy"), "scale": 0.5}
+    known = {
+        "knob": 0.1,
+        "compatibility": MODES,
+        "shares": SHARES,
+        "easy_modes": ("easy", "remark_easy"),
+        "hard_modes": ("hard", "remark_hard"),
+        "scale": 0.5,
+    }
     measure = predicted_shift(**(known | {"anchor_coefficient": 0.05} | changes))
     return measure.reason if measure.value is None else measure.value
 

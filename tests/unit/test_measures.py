@@ -15,12 +15,10 @@ from distillability.evaluation.measures import (
     Measure,
     Scores,
     attack_yield,
-    elicited_yield,
     floor,
     gap_closed,
     headline_up,
     kept,
-    teacher_kept,
 )
 
 
@@ -180,10 +178,6 @@ def test_a_missing_value_needs_a_reason() -> None:
         (lambda: headline_up(distillable=scores(0.9), alternatives={"plain_prefilled_oracle": scores(0.9)}, rng=rng()), "oracle"),
         (lambda: headline_up(distillable=scores(0.9), alternatives={}, rng=rng()), "nothing to choose"),
         (lambda: headline_up(distillable=scores(0.9), alternatives={"a": scores(0.1), "b": Scores(students(0.2))}, rng=rng()), "validate"),
-        (
-            lambda: elicited_yield(guard={"undistillable_prefilled": scores(0.5)}, plain={"p": scores(0.9)}, floor=BEFORE, rng=rng()),
-            "few_shot",
-        ),
         (lambda: kept(undistillable=scores(0.5, n=10), plain=scores(0.9), floor=BEFORE, rng=rng()), "same prompts"),
         (lambda: Scores(np.ones((3, 5)), np.ones((2, 5))), "same students"),
         (lambda: Scores(np.array([[0.5, np.nan]])), "missing"),
@@ -194,41 +188,11 @@ def test_bad_input_is_refused(call: Callable[[], object], says: str) -> None:
         call()
 
 
-def test_elicited_yield_takes_the_better_elicitation() -> None:
+def test_a_yield_takes_the_better_attack() -> None:
     guard = {"undistillable_prefilled": scores(0.7), "undistillable_few_shot": scores(0.4)}
-    measure = elicited_yield(guard=guard, plain={"plain": scores(0.8)}, floor=BEFORE, rng=rng())
+    measure = attack_yield(guard=guard, plain={"plain": scores(0.8)}, floor=BEFORE, rng=rng())
     assert measure.chosen["guard"] == "undistillable_prefilled"
     assert measure.value == pytest.approx(0.5 / 0.6)
-
-
-# Teacher
-
-
-@pytest.mark.parametrize(("lost", "passed"), [(0, True), (20, True), (60, False)])
-def test_teacher_is_held_to_its_bar(lost: int, passed: bool) -> None:
-    plain = np.ones(4000)
-    calibrated = plain.copy()
-    calibrated[:lost] = 0
-    kept_greedy = teacher_kept(calibrated=calibrated, plain=plain, decoding="greedy")
-    assert kept_greedy.difference.value == pytest.approx(-lost / 4000)
-    assert kept_greedy.passed is passed
-    assert kept_greedy.bar == -0.015
-
-
-def test_bars_differ_by_decoding_and_sides_by_tail() -> None:
-    plain, calibrated = np.ones(4000), np.ones(4000)
-    calibrated[:55] = 0.0
-    assert teacher_kept(calibrated=calibrated, plain=plain, decoding="greedy").passed is False
-    assert teacher_kept(calibrated=calibrated, plain=plain, decoding="sampled").passed is True
-    two, one = (teacher_kept(calibrated=calibrated, plain=plain, decoding="greedy", side=side) for side in ("two-sided", "lower"))
-    assert one.difference.low > two.difference.low
-
-
-def test_too_few_prompts_pass_no_verdict() -> None:
-    verdict = teacher_kept(calibrated=np.ones(100), plain=np.ones(100), decoding="greedy")
-    assert verdict.passed is None
-    assert "4000" in verdict.reason
-    assert verdict.difference.value == 0
 
 
 # Properties and coverage

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from distillability.config.recipe import Recipe
-from distillability.files import write_jsonl
+from distillability.files import write_json, write_jsonl
 from distillability.results import Row
+from distillability.stages.comparisons import comparison_rows
 from distillability.stages.context import TaskContext
+from distillability.stages.evaluate import student_file, teacher_file
 from distillability.stages.layout import traces_file
 from distillability.stages.measured import Measured
-from distillability.stages.students import Student
+from distillability.stages.students import Student, students
 from distillability.stages.summary import _seed_rows, _share_rows, _source_rows
 
 N = 8
@@ -87,3 +89,39 @@ def test_bought_texts_that_are_all_cut_off_are_wrong_and_their_steps_unknown(mea
     assert found["accuracy"].value == found["right_steps"].value == 0.5
     low, high = found["accuracy"].ci_low, found["accuracy"].ci_high
     assert low is not None and high is not None and high - low < 0.4  # at the recipe's confidence, .6
+
+
+def test_students_of_two_calibrations_are_not_taken_for_those_of_one(tmp_path: Path) -> None:
+    """Each calibration is compared by itself, and an elicitation that only one of them was asked for counts for that one."""
+    models = {role: f"lab:maths/{role}" for role in ("teacher", "proxy", "student")}
+    task = {"type": "maths", "queries": N, "steps": 1, "max_completion_length": 44, **models}
+    sources = ["plain", "plain_few_shot", "plain_best_of_8", "distillable", "undistillable"]
+    arms = [{"sources": sources, "seeds": 2}, {"sources": ["undistillable_prefilled", "undistillable_few_shot"], "calibrations": 1}]
+    settings = {"calibrate": {"calibrations": 2}, "distill": {"arms": arms}, "evaluate": {"resamples": 100}}
+    recipe = Recipe.model_validate({"name": "r", "tasks": [task], **settings})
+    context = TaskContext(recipe, "maths", tmp_path, {"teacher": "float32", "student": "float32"})
+    reach = {"plain": 0.5, "plain_few_shot": 0.625, "plain_best_of_8": 0.25, "distillable": 0.75, "undistillable": 0.25}
+
+    def answered(share: float) -> dict[str, Any]:
+        right = [1.0] * round(200 * share) + [0.0] * round(200 * (1 - share))
+        return {"right": right, "right_steps": right}
+
+    for student in students(context):
+        share = reach.get(student.source, 0.375) + 0.125 * (student.calibration or 0)
+        write_json(student_file(context, student), {"validate": {"greedy": answered(share)}, "test": {"greedy": answered(share)}})
+    write_json(teacher_file(context, "plain", None), {"test": {"greedy": answered(1.0)}})
+    rows = list(comparison_rows(Measured(context)))
+
+    def of(metric: str, source: str) -> dict[int | None, tuple[float | None, str]]:
+        return {row.calibration: (row.value, row.interval or "") for row in rows if (row.metric, row.source) == (metric, source)}
+
+    assert {number: value for number, (value, _) in of("difference_to_plain", "distillable").items()} == {0: 0.25, 1: 0.375}
+    assert of("difference_to_plain", "plain_best_of_8")[None][0] == -0.25
+    assert all("2 and 2 seeds" in how for _, how in of("difference_to_plain", "undistillable").values())
+    up = of("headline_up", "distillable")
+    assert up[0][0] == 0.25 and up[0][1].endswith("alternative: plain")  # which nobody has to pay more for than for the best of 8
+    left = of("yield", "undistillable")
+    assert left[0][0] == pytest.approx((0.375 - 0.1) / (0.625 - 0.1)) and "undistillable_" in left[0][1]
+    assert left[1][0] == pytest.approx((0.375 - 0.1) / (0.625 - 0.1)) and "guard: undistillable" in left[1][1]
+    assert of("elicited_yield", "undistillable").keys() == {0}
+    assert all("plain: plain_few_shot" in how for _, how in left.values())

@@ -11,7 +11,7 @@ import pytest
 
 from distillability.config.load import canonical_json, load_recipe
 from distillability.config.recipe import Recipe
-from distillability.files import write_json, write_jsonl
+from distillability.files import read_json, write_json, write_jsonl
 from distillability.results import Row
 from distillability.stages.context import TaskContext
 from distillability.stages.dose import dose_rows
@@ -152,6 +152,17 @@ def test_rows_of_every_teacher(run: TaskContext) -> None:
     assert reached.value == pytest.approx(1.386, abs=0.001)
     (gone,) = found("mode_shift", source="knob_1")
     assert gone.value is None and gone.ci_low is not None and gone.ci_low > 4 and "no hard answers are left" in (gone.reason or "")
+
+
+def test_answers_that_are_in_neither_way_take_no_part_in_a_shift(run: TaskContext) -> None:
+    """The plain teacher gives a fifth of its answers without steps, which no calibration that asks for steps leaves."""
+    before = rows_of(run)("mode_shift", source="knob_0.3")[0].value
+    file = teacher_file(run, "plain", None)
+    found = read_json(file)
+    modes = found["test"]["sampled"]["modes"]
+    found["test"]["sampled"]["modes"] = {mode: 0.8 * share for mode, share in modes.items()} | {"answer_only": 0.2}
+    write_json(file, found)
+    assert rows_of(run)("mode_shift", source="knob_0.3")[0].value == pytest.approx(before)
 
 
 def test_what_cannot_be_had_says_why(run: TaskContext) -> None:

@@ -14,7 +14,7 @@ import reference
 from distillability.traps import SYMPTOMS, TRAPS, Diagnosis, find
 from distillability.traps.base import Rule
 from distillability.traps.confidence import area_under_curve, expected_calibration_error
-from distillability.traps.estimates import Estimate, mean, ratio_of_sums
+from distillability.traps.estimates import Estimate, mean, paired_change, ratio_of_sums
 from distillability.traps.evidence import Answers, Compared, Evidence, HeadGradients, Recoveries, Said, Traced, TracePair, WeightedSamples
 from distillability.traps.gap import preference
 from distillability.traps.off_policy import cosine_of_groups, log_effective_share, tail_index
@@ -325,18 +325,42 @@ def test_calibration_of_confidence_equals_the_naive_reference() -> None:
 
 
 def test_symptoms_of_a_student_that_is_sure_of_everything() -> None:
-    told = answers([1.0] * 30 + [0.0] * 30, [0.9] * 60)
+    told = answers([1.0] * 50 + [0.0] * 50, [0.9] * 100)
     recoveries = {
         "teacher": Recoveries(np.ones(30), np.zeros(30), np.zeros(30)),
         "student": Recoveries(np.zeros(30), np.ones(30), np.zeros(30)),
     }
     diagnosis = found(evidence(draw(1), draw(2), answers={"student": told}, recoveries=recoveries), symptoms=True)
-    assert diagnosis["confidence_when_wrong"].value == pytest.approx(0.9) and diagnosis["confidence_when_wrong"].estimate.n == 30
+    assert diagnosis["confidence_when_wrong"].value == pytest.approx(0.9) and diagnosis["confidence_when_wrong"].estimate.n == 50
     assert diagnosis["calibration_error"].value == pytest.approx(0.4)
     assert diagnosis["brier"].value == pytest.approx((0.01 + 0.81) / 2)
     assert diagnosis["confidence_auroc"].value == 0.5
     assert diagnosis["lost_recovery"].value == 1 and diagnosis["lost_track"].value == 1
     assert diagnosis["lost_recovery"].severity == "clear"
+
+
+def test_few_answers_of_either_kind_tell_nothing_of_confidence() -> None:
+    """One wrong answer, however confident, is no symptom; nor is what chance alone makes of few answers."""
+    one_wrong = found(evidence(draw(1), draw(2), answers={"student": answers([1.0] * 199 + [0.0], [0.8] * 199 + [0.9])}), symptoms=True)
+    assert one_wrong["confidence_auroc"].value is None and "10 of each" in str(one_wrong["confidence_auroc"].estimate.reason)
+    few = found(evidence(draw(1), draw(2), answers={"student": answers([1.0, 0.0] * 40, [0.5] * 80)}), symptoms=True)
+    assert few["calibration_error"].value is None and "100 are needed" in str(few["calibration_error"].estimate.reason)
+
+
+def test_a_calibrated_student_has_no_clear_calibration_error() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        confidence = rng.uniform(0.1, 0.9, 100)
+        right = (rng.uniform(size=100) < confidence).astype(float)
+        error = found(evidence(draw(1), draw(2), answers={"student": answers(right.tolist(), confidence.tolist())}), symptoms=True)
+        estimate = error["calibration_error"].estimate
+        assert estimate.low <= estimate.value <= estimate.high and error["calibration_error"].severity != "clear"
+
+
+def test_no_difference_at_all_is_not_known_without_error() -> None:
+    same = paired_change([1.0] * 20, [1.0] * 20)
+    assert same.value == 0 and same.low == pytest.approx(-same.high) and same.high > 0.1
+    assert paired_change([1.0], [1.0], least=2).value is None
 
 
 def test_answers_cut_off_have_no_confidence_and_are_counted_as_skipped() -> None:

@@ -157,6 +157,7 @@ def predicted_shift(
     compatibility: Mapping[str, float],
     shares: Mapping[str, float],
     easy_modes: Sequence[str],
+    hard_modes: Sequence[str],
     scale: float | None,
     anchor_coefficient: float,
 ) -> Measure:
@@ -177,7 +178,7 @@ def predicted_shift(
     means = []
     for name, modes in (
         ("easy", [mode for mode in compatibility if mode in easy_modes]),
-        ("hard", [mode for mode in compatibility if mode not in easy_modes]),
+        ("hard", [mode for mode in compatibility if mode in hard_modes]),
     ):
         weight = sum(shares.get(mode, 0.0) for mode in modes)
         if not weight:

@@ -19,10 +19,8 @@ from distillability.errors import UserError
 from distillability.evaluation.intervals import (
     RESAMPLES,
     Interval,
-    Side,
     correctness,
     few_seeds_factor,
-    paired_difference,
     resample_prompts,
     resample_seeds,
     score_replicates,
@@ -30,35 +28,25 @@ from distillability.evaluation.intervals import (
     two_way_mean,
     two_way_name,
 )
-from distillability.types import Decoding
 
 __all__ = [
-    "ELICITATIONS",
     "NOT_FREE",
     "SMALLEST_GAP",
-    "TEACHER_BARS",
-    "TEACHER_PROMPTS",
     "Candidate",
     "GapClosed",
     "Measure",
     "Scores",
-    "TeacherKept",
     "attack_yield",
-    "elicited_yield",
     "floor",
     "gap_closed",
     "headline_up",
     "kept",
-    "teacher_kept",
 ]
 
 Floats = NDArray[np.float64]
 
 SMALLEST_GAP = 0.10  # a ratio over less than ten points is noise over noise
-ELICITATIONS = ("undistillable_prefilled", "undistillable_few_shot")
 NOT_FREE = ("gold_steps", "plain_prefilled_oracle")  # ceilings: no query buys them
-TEACHER_BARS: dict[Decoding, float] = {"greedy": -0.015, "sampled": -0.02}
-TEACHER_PROMPTS = 4000
 _SMALLEST_REPLICATE = 0.01  # a replicate whose denominator is 0 or less would flip the sign: let the ratio be large instead
 
 
@@ -118,16 +106,6 @@ class GapClosed:
 
     difference: Measure
     ratio: Measure
-
-
-@dataclass(frozen=True)
-class TeacherKept:
-    """What calibration cost the teacher. passed: the lower bound is above the bar; None, with a reason, on too few prompts to tell."""
-
-    difference: Measure
-    bar: float
-    passed: bool | None
-    reason: str | None = None
 
 
 def gap_closed(
@@ -216,21 +194,6 @@ def attack_yield(
     return replace(measure, chosen=chosen)
 
 
-def elicited_yield(
-    *,
-    guard: Mapping[str, Scores],
-    plain: Mapping[str, Scores],
-    floor: Mapping[str, Candidate],
-    rng: np.random.Generator,
-    resamples: int = RESAMPLES,
-    confidence: float = 0.95,
-) -> Measure:
-    """`attack_yield` whose attackers on the guard are the two elicitations, both of them and nothing else."""
-    if set(guard) != set(ELICITATIONS):
-        raise UserError.single("elicited yield", f"the guard's attackers are {sorted(guard)}", f"give {' and '.join(ELICITATIONS)}")
-    return attack_yield(guard=guard, plain=plain, floor=floor, rng=rng, resamples=resamples, confidence=confidence)
-
-
 def headline_up(
     *,
     distillable: Scores,
@@ -250,20 +213,6 @@ def headline_up(
     best = _best(alternatives, "free alternatives")
     interval = two_way_difference(distillable.test, alternatives[best].test, rng=rng, resamples=resamples, confidence=confidence)
     return Measure.of(interval, {"alternative": best})
-
-
-def teacher_kept(
-    *, calibrated: ArrayLike, plain: ArrayLike, decoding: Decoding, confidence: float = 0.95, side: Side = "two-sided"
-) -> TeacherKept:
-    """Calibrated minus plain teacher on the same test prompts, [N] each, several samples of a prompt averaged within it.
-
-    The two-sided interval's lower bound is held against the bar; `side="lower"` gives the one-sided one. One calibration at a time.
-    """
-    difference = Measure.of(paired_difference(calibrated, plain, confidence=confidence, side=side))
-    bar = TEACHER_BARS[decoding]
-    if difference.n < TEACHER_PROMPTS:
-        return TeacherKept(difference, bar, None, f"{difference.n} prompts, {TEACHER_PROMPTS} are needed")
-    return TeacherKept(difference, bar, difference.low is not None and difference.low > bar)
 
 
 # ---- Selection and ratio --------------------------------------------------------------------------------------------------------

@@ -49,8 +49,6 @@ class Decoder:
         end_ids: Sequence[int],
         uniforms: torch.Tensor | None = None,
         temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Complete every prompt; what is equal so far is computed once.
 
@@ -76,7 +74,7 @@ class Decoder:
         for step in range(max_new_tokens):
             logits = self._forward(state, ids)[slot]
             draws = None if uniforms is None else uniforms[live, step]
-            chosen, logprob = choose_tokens(logits, draws, temperature=temperature, top_k=top_k, top_p=top_p)
+            chosen, logprob = choose_tokens(logits, draws, temperature=temperature)
             tokens[live, step], logprobs[live, step] = chosen, logprob
             ended = torch.isin(chosen, ends)
             if ended.any():

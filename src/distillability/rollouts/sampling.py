@@ -9,16 +9,12 @@ __all__ = ["choose_tokens"]
 _BLOCK = 128  # tokens summed at once: the running sum over a large vocabulary is serial, sums of blocks are not
 
 
-def choose_tokens(
-    logits: torch.Tensor, uniforms: torch.Tensor | None, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor]:
+def choose_tokens(logits: torch.Tensor, uniforms: torch.Tensor | None, *, temperature: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """One token a row, and its log-probability at this temperature over the whole vocabulary.
 
     Args:
         logits: [B, V] float32; overwritten.
         uniforms: [B] in [0, 1), one draw a row; None takes the most likely token.
-        top_k: only so many of the likeliest tokens, 0 for all; ties with the last of them stay in.
-        top_p: only the likeliest tokens that together hold this share of the mass, at least one.
 
     Returns:
         tokens [B] int64, logprobs [B] float32 in nats.
@@ -29,21 +25,8 @@ def choose_tokens(
     weights = logits.div_(temperature) if temperature != 1.0 else logits
     weights = weights.sub_(weights.max(-1, keepdim=True).values).exp_()
     mass = weights.sum(-1)
-    kept = _truncate(weights, top_k, top_p)
-    tokens = _inverse_cdf(kept, uniforms)
+    tokens = _inverse_cdf(weights, uniforms)
     return tokens, (weights.gather(1, tokens[:, None]).squeeze(1) / mass).log_()
-
-
-def _truncate(weights: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
-    """`weights` with the tokens outside top-k, then outside top-p of what is left, at 0."""
-    if 0 < top_k < weights.shape[1]:
-        weights = weights * (weights >= weights.topk(top_k).values[:, -1:])
-    if top_p < 1.0:
-        ordered, order = weights.sort(descending=True)
-        before = ordered.cumsum(-1) - ordered
-        ordered = ordered * (before < top_p * ordered.sum(-1, keepdim=True))
-        weights = torch.empty_like(weights).scatter_(1, order, ordered)
-    return weights
 
 
 def _inverse_cdf(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:

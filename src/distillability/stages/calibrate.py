@@ -141,10 +141,15 @@ def _judge(context: TaskContext, name: str, sampled: _Sampled, reference: Sequen
         reference=reference,
         right=sampled.right,
         group_size=settings.num_generations,
-        easy=[None if grade.mode is None else grade.mode in context.task.easy_modes for grade in sampled.grades],
+        easy=[_is_easy(context.task, grade.mode) for grade in sampled.grades],
         planted_wrong=proxy.score([prompt.text for prompt, _ in planted], [text for _, text in planted]),
     )
     return admission, compatibility(scores, reference, settings.normaliser)
+
+
+def _is_easy(task: Task, mode: str | None) -> bool | None:
+    """None of an answer that is in neither kind of way."""
+    return None if mode not in (*task.easy_modes, *task.hard_modes) else mode in task.easy_modes
 
 
 def _planted(task: Task, sampled: _Sampled) -> list[tuple[Prompt, str]]:

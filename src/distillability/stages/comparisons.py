@@ -1,6 +1,6 @@
 """Derived rows: how far the knob moved students, beside what cheap tricks do, and what it left of the teacher.
 
-Students of all calibrations of a teacher stand together here; the rows of single calibrations stand beside them in `results.json`.
+Each calibration of a teacher by itself: its students share its luck, so those of several are no independent students of one.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 
 from distillability.config.sources import FREE_ALTERNATIVES
+from distillability.evaluation.intervals import paired_difference
 from distillability.evaluation.measures import (
-    ELICITATIONS,
     Candidate,
     Measure,
     Scores,
     attack_yield,
-    elicited_yield,
     floor,
     gap_closed,
     headline_up,
     kept,
-    teacher_kept,
 )
 from distillability.results import Budget, Row
 from distillability.stages.measured import Measured
@@ -58,21 +56,23 @@ class _Arms:
         found = {(s.objective, (s.queries, s.steps)): None for s in self.measured.students if s.source == "plain" and not s.on_policy_share}
         return list(found)
 
-    def scores(self, source: str, objective: str, budget: tuple[int, int]) -> Scores | None:
+    def scores(self, source: str, objective: str, budget: tuple[int, int], calibration: int | None = None) -> Scores | None:
         def wanted(student: Student) -> bool:
-            same = student.source == source and student.objective == objective and not student.on_policy_share
-            return same and (student.queries, student.steps) == budget
+            same = (student.source, student.calibration) == (source, calibration) and student.objective == objective
+            return same and not student.on_policy_share and (student.queries, student.steps) == budget
 
         return self.measured.scores(wanted, self.decoding)
 
-    def some(self, *sources: str, objective: str, budget: tuple[int, int]) -> dict[str, Scores]:
+    def some(self, *sources: str, objective: str, budget: tuple[int, int], calibration: int | None = None) -> dict[str, Scores]:
         """Those of the sources that there are students of."""
-        found = {source: self.scores(source, objective, budget) for source in sources}
+        found = {source: self.scores(source, objective, budget, calibration) for source in sources}
         return {source: scores for source, scores in found.items() if scores is not None}
 
-    def sources(self, objective: str, budget: tuple[int, int]) -> list[str]:
+    def sources(self, objective: str, budget: tuple[int, int]) -> list[tuple[str, int | None]]:
+        """With the numbers of their calibrations."""
         students = self.measured.students
-        return list(dict.fromkeys(s.source for s in students if s.objective == objective and (s.queries, s.steps) == budget))
+        found = ((s.source, s.calibration) for s in students if s.objective == objective and (s.queries, s.steps) == budget)
+        return list(dict.fromkeys(found))
 
     def floor(self) -> dict[str, Candidate]:
         """What an attacker reaches without the teacher: a guess, the untrained student, one of gold answers."""
@@ -85,12 +85,13 @@ class _Arms:
     def options(self, *what: object) -> dict[str, Any]:
         return self._options | {"rng": self.measured.rng(self.decoding, *what)}
 
-    def row(self, metric: str, measure: Measure, source: str, objective: str, budget: tuple[int, int]) -> Row:
+    def row(self, metric: str, measure: Measure, source: str, objective: str, budget: tuple[int, int], calibration: int | None) -> Row:
         return self.measured.row(
             metric,
             measure,
             role="student",
             source=source,
+            calibration=calibration,
             knob=self.measured.knob(source),
             proxy=self.measured.proxy(source),
             student=self.measured.context.config.student,
@@ -109,18 +110,18 @@ def _against_plain(arms: _Arms, objective: str, budget: tuple[int, int]) -> Iter
     teacher = _teacher_values(arms.measured, "plain", None, arms.decoding, "right", plain.test.shape[1])
     if teacher is None:
         raise ValueError(f"students were evaluated by {arms.decoding} decoding and the plain teacher was not")
-    for source in arms.sources(objective, budget):
-        scores = arms.scores(source, objective, budget)
+    for source, calibration in arms.sources(objective, budget):
+        scores = arms.scores(source, objective, budget, calibration)
         if scores is None or source == "plain":
             continue
-        options = arms.options(source, objective, budget)
+        options = arms.options(source, objective, budget, calibration)
         closed = gap_closed(distillable=scores.test, plain=plain.test, teacher=teacher, **options)
-        yield arms.row("difference_to_plain", closed.difference, source, objective, budget)
+        yield arms.row("difference_to_plain", closed.difference, source, objective, budget, calibration)
         if _is_calibrated(arms.measured, source, sign=1):
-            yield arms.row("gap_closed", closed.ratio, source, objective, budget)
+            yield arms.row("gap_closed", closed.ratio, source, objective, budget, calibration)
         if _is_calibrated(arms.measured, source, sign=-1):
             measure = kept(undistillable=scores, plain=plain, floor=arms.floor(), **options)
-            yield arms.row("kept", measure, source, objective, budget)
+            yield arms.row("kept", measure, source, objective, budget, calibration)
 
 
 def _against_tricks(arms: _Arms) -> Iterator[Row]:
@@ -130,32 +131,35 @@ def _against_tricks(arms: _Arms) -> Iterator[Row]:
     richer = arms.scores("plain", "seqkd", (4 * queries, steps))
     if richer is not None:
         alternatives["plain at 4 Q"] = richer
-    attacks = arms.some("plain", "plain_prefilled", "plain_greedy", objective="seqkd", budget=budget)
+    if alternatives:  # once another is there, asking the plain teacher is one as well
+        alternatives = arms.some("plain", objective="seqkd", budget=budget) | alternatives
+    attacks = arms.some("plain", "plain_prefilled", "plain_few_shot", "plain_greedy", objective="seqkd", budget=budget)
     for name in arms.measured.context.recipe.calibrate.teachers:
-        scores = arms.scores(name, "seqkd", budget)
-        if scores is not None and alternatives and _is_calibrated(arms.measured, name, sign=1):
-            measure = headline_up(distillable=scores, alternatives=alternatives, **arms.options("up", name))
-            yield arms.row("headline_up", measure, name, "seqkd", budget)
-        if attacks and _is_calibrated(arms.measured, name, sign=-1):
-            yield from _yields(arms, name, attacks)
+        for calibration in range(arms.measured.context.recipe.calibrate.calibrations):
+            scores = arms.scores(name, "seqkd", budget, calibration)
+            if scores is not None and alternatives and _is_calibrated(arms.measured, name, sign=1):
+                options = arms.options("up", name, calibration)
+                measure = headline_up(distillable=scores, alternatives=alternatives, **options)
+                yield arms.row("headline_up", measure, name, "seqkd", budget, calibration)
+            if attacks and _is_calibrated(arms.measured, name, sign=-1):
+                yield from _yields(arms, name, calibration, attacks)
 
 
-def _yields(arms: _Arms, name: str, plain: dict[str, Scores]) -> Iterator[Row]:
-    budget = arms.headline
-    elicited = arms.some(f"{name}_prefilled", f"{name}_few_shot", objective="seqkd", budget=budget)
-    oracle = arms.some(f"{name}_prefilled_oracle", objective="seqkd", budget=budget)
-    passive = arms.some(name, objective="seqkd", budget=budget)
+def _yields(arms: _Arms, name: str, calibration: int, plain: dict[str, Scores]) -> Iterator[Row]:
+    which: dict[str, Any] = {"objective": "seqkd", "budget": arms.headline, "calibration": calibration}
+    elicited = arms.some(f"{name}_prefilled", f"{name}_few_shot", **which)
+    oracle = arms.some(f"{name}_prefilled_oracle", **which)
+    passive = arms.some(name, **which)
     common: dict[str, Any] = {"plain": plain, "floor": arms.floor()}
-    if len(elicited) == len(ELICITATIONS):
-        guard = dict(zip(ELICITATIONS, elicited.values(), strict=True))
-        measure = elicited_yield(guard=guard, **common, **arms.options("elicited", name))
-        yield arms.row("elicited_yield", measure, name, "seqkd", budget)
+    if len(elicited) == 2:
+        measure = attack_yield(guard=elicited, **common, **arms.options("elicited", name, calibration))
+        yield arms.row("elicited_yield", measure, name, **which)
     if oracle:
-        measure = attack_yield(guard=oracle, **common, **arms.options("oracle", name))
-        yield arms.row("oracle_elicited_yield", measure, name, "seqkd", budget)
+        measure = attack_yield(guard=oracle, **common, **arms.options("oracle", name, calibration))
+        yield arms.row("oracle_elicited_yield", measure, name, **which)
     if passive or elicited:
-        measure = attack_yield(guard=passive | elicited, **common, **arms.options("yield", name))
-        yield arms.row("yield", measure, name, "seqkd", budget)
+        measure = attack_yield(guard=passive | elicited, **common, **arms.options("yield", name, calibration))
+        yield arms.row("yield", measure, name, **which)
 
 
 def _teacher_changes(measured: Measured, decoding: Decoding) -> Iterator[Row]:
@@ -168,9 +172,7 @@ def _teacher_changes(measured: Measured, decoding: Decoding) -> Iterator[Row]:
             before = _teacher_values(measured, "plain", None, decoding, key)
             if after is None or before is None:
                 continue
-            change = teacher_kept(
-                calibrated=after, plain=before, decoding=decoding, confidence=measured.context.recipe.evaluate.confidence
-            ).difference
+            change = Measure.of(paired_difference(after, before, confidence=measured.context.recipe.evaluate.confidence))
             yield measured.row(
                 metric,
                 change,

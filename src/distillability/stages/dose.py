@@ -91,9 +91,9 @@ def _shift(measured: Measured, name: str, calibration: int) -> Measure:
     before, after = _modes(measured, "plain", None), _modes(measured, name, calibration)
     if before is None or after is None:
         return Measure(None, None, None, 0, "", "the teachers' answers were not sampled")
-    easy = measured.context.task.easy_modes
+    task = measured.context.task
     (was, now) = (
-        (sum(share for mode, share in modes.items() if mode in easy), sum(share for mode, share in modes.items() if mode not in easy))
+        (sum(modes.get(mode, 0.0) for mode in task.easy_modes), sum(modes.get(mode, 0.0) for mode in task.hard_modes))
         for modes in (before, after)
     )
     n = len(measured.teacher(name, calibration)["test"]["sampled"]["right"])
@@ -112,6 +112,7 @@ def _predicted(measured: Measured, name: str) -> Measure:
         compatibility=admission["mean_compatibility"],
         shares=shares,
         easy_modes=measured.context.task.easy_modes,
+        hard_modes=measured.context.task.hard_modes,
         scale=admission["scale"]["compatibility"],
         anchor_coefficient=settings.anchor_coefficient,
     )

@@ -12,6 +12,7 @@ from distillability.types import Grade, Prompt, Split
 __all__ = ["Task", "share_of", "split_of"]
 
 _NUMBER = re.compile(r"[0-9]+")
+_RESULT = re.compile(r"=\s*-?\$?(\d{1,3}(?:,\d{3})+|\d+)(?![\d.,]*\d)")
 # Hundredths of all prompts, by a hash of the prompt's text: whoever sees a prompt can tell its split.
 _UPPER_BOUNDS: tuple[tuple[int, Split], ...] = ((30, "calibrate"), (70, "query"), (80, "validate"), (100, "test"))
 
@@ -42,7 +43,7 @@ class Task(ABC):
         name: as in tables and folders.
         chance: accuracy of the best guess of the right format, a fraction.
         modes: names of the ways of answering that `grade` can tell apart; empty where it labels none.
-        easy_modes: those of `modes` that a small student is expected to learn.
+        easy_modes, hard_modes: those of `modes` that a small student is expected to learn, and not to. Answers alone are neither.
         knows_gold: whether gold answers are right by definition, so that a grader which refuses one is wrong.
         prefill: the bytes common to all answers with visible steps; None where there are none.
     """
@@ -51,6 +52,7 @@ class Task(ABC):
     chance: float
     modes: tuple[str, ...] = ()
     easy_modes: tuple[str, ...] = ()
+    hard_modes: tuple[str, ...] = ()
     knows_gold: bool = True
     prefill: str | None = None
 
@@ -85,13 +87,14 @@ class Task(ABC):
     def plant_error(self, prompt: Prompt, text: str) -> str | None:
         """A right text up to and including one wrong step planted in it; None where none can be planted.
 
-        Unless the task knows better, a number halfway through the text is one too large; the last number is left alone as the answer's.
+        Unless the task knows better, the result of a step halfway through the text, a whole number behind a sign of equality, is one too
+        large; the last number is left alone as the answer's.
         """
-        numbers = list(_NUMBER.finditer(text))[:-1]
-        if not numbers:
+        results = [match for match in _RESULT.finditer(text) if _NUMBER.search(text, match.end())]
+        if not results:
             return None
-        wrong = numbers[len(numbers) // 2]
-        return f"{text[: wrong.start()]}{int(wrong.group()) + 1}"
+        wrong = results[len(results) // 2]
+        return f"{text[: wrong.start(1)]}{int(wrong[1].replace(',', '')) + 1}"
 
     def answer_only(self, text: str) -> str | None:
         """`text` cut down to its answer, or None where no answer can be found."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from string import Formatter, ascii_uppercase
 from typing import Any
 
@@ -74,8 +75,8 @@ class Data(Task):
     def _prompt(self, row: Row) -> Prompt | Problem:
         texts = {column: _written(row.values.get(column)) for column in self._columns}
         lacking = [column for column, text in texts.items() if text is None]
-        asked = "" if lacking else str(texts[self._columns[0]]) if self._template is None else self._template.format_map(texts).strip()
-        if not asked.strip() and not lacking:
+        asked = "" if lacking else (str(texts[self._columns[0]]) if self._template is None else self._template.format_map(texts)).strip()
+        if not asked and not lacking:
             lacking = self._columns[:1]
         answer = "" if self._answer_column is None else _plain(row.values.get(self._answer_column)) or ""
         if self._answer_column is not None and not answer.strip():
@@ -88,7 +89,7 @@ class Data(Task):
 
     def _split(self, prompts: Sequence[Prompt]) -> dict[Split, list[Prompt]]:
         by_split: dict[Split, list[Prompt]] = {split: [] for split in SPLITS}
-        for prompt in prompts:
+        for prompt in sorted(prompts, key=lambda prompt: sha256(prompt.text.encode()).digest()):  # files are sorted by subject or level
             by_split[split_of(prompt.text)].append(prompt)
         empty = [split for split in SPLITS if not by_split[split]]
         if empty:

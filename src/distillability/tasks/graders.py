@@ -21,9 +21,12 @@ from distillability.types import Grade
 __all__ = ["Grader", "Judgement", "named_grader", "own_grader", "reward_grader"]
 
 Judgement = bool | float | Grade
-_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
+# Thousands are set off by commas, in LaTeX by {,}. A minus between two operands belongs to neither.
+_NUMBER = re.compile(r"((?<![\w)\]}])-\s?)?\$?((?:\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)((?:[eE][+-]?\d+)?)")
+_PART = ("/", "^")  # beside a number: half of a fraction, or a power
 _LETTER = r"\(?([A-Z])\)?+"
-_STATED = re.compile(rf"\b(?i:answer(?:\s+is)?)\s*:?\s*{_LETTER}(?!\w)(?!\s*(?:,|/|or\b|and\b)\s*\(?[A-Z]\b)")
+_STATED = re.compile(rf"\b(?i:answer\s*(?:is\b\s*:?|:|(?-i:(?=\s\(?[A-Z]\)?[.]?\s*$))))\s*{_LETTER}(?!\w)", re.MULTILINE)
+_ANOTHER = re.compile(r"\s*(?:,|/|or\b|and\b)\s*(?:answer\s+is\s*)?\(?(?!I\b)[A-Z]\b")
 _SECONDS = 5  # for one expression; hostile ones never end
 
 
@@ -63,10 +66,15 @@ def contains_number(prompt: str, answer: str, text: str) -> bool:
 
 
 def _last_number(text: str) -> float | None:
+    text = text.replace("\N{MINUS SIGN}", "-")
     numbers = list(_NUMBER.finditer(text))
-    if not numbers or any(character.isalnum() for character in text[numbers[-1].end() :]):
+    if not numbers:
         return None
-    return float(numbers[-1].group().replace(",", ""))
+    sign, digits, power = numbers[-1].groups()
+    before, behind = text[: numbers[-1].start()].rstrip(), text[numbers[-1].end() :].lstrip()
+    if before.endswith(_PART) or behind.startswith(_PART) or any(map(str.isalnum, behind)):
+        return None
+    return float(f"{'-' if sign else ''}{re.sub('[,{}]', '', digits)}{power}")
 
 
 def choice(prompt: str, answer: str, text: str) -> bool:
@@ -84,7 +92,9 @@ def _chosen(text: str) -> str | None:
     stated = list(_STATED.finditer(plain))
     if alone or not stated:
         return alone[1] if alone else None
-    return str(stated[-1][1])
+    others = [_ANOTHER.match(plain, one.end()) for one in stated[-2:]]  # the last may follow upon another, or be followed by one
+    hedged = any(other is not None and other.end() >= stated[-1].start(1) for other in others)
+    return None if hedged else str(stated[-1][1])
 
 
 def math_verify(prompt: str, answer: str, text: str) -> bool:
@@ -105,7 +115,8 @@ def math_verify(prompt: str, answer: str, text: str) -> bool:
 
 def boxed(answer: str) -> str:
     """An answer as an expression, with the mark of a final one."""
-    return answer if "\\boxed" in answer or "$" in answer else f"\\boxed{{{answer}}}"
+    marked = "\\boxed" in answer or re.search(r"(?<!\\)\$", answer) is not None  # an escaped dollar is money
+    return answer if marked else f"\\boxed{{{answer}}}"
 
 
 _NAMED = {

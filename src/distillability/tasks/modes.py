@@ -43,6 +43,7 @@ class CrossedModes(Task):
 
     modes: tuple[Mode, ...] = ("easy", "hard", "remark_easy", "remark_hard")
     easy_modes: tuple[Mode, ...] = ("easy", "remark_easy")
+    hard_modes: tuple[Mode, ...] = ("hard", "remark_hard")
     prefill = OPENER
     alphabet: str
     step_form: re.Pattern[str]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from distillability.ops.statistics import auc
 from distillability.traps.base import Finding, Rule
-from distillability.traps.estimates import Floats, bootstrapped, mean, share
+from distillability.traps.estimates import Floats, bootstrapped, mean, reflected, share
 from distillability.traps.evidence import Answers, Evidence
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
 _TRAP = "overconfident hallucination"
 _BINS = 10
 _LEAST = 20
+_LEAST_OF_EACH = 10
 _REMEDY = "`jsd` or `on_policy_share` above 0 in place of one-sided imitation; a more distillable teacher (`knob` above 0)"
 
 _WRONG = Rule(
@@ -69,10 +70,12 @@ _ECE = Rule(
 def calibration_error(evidence: Evidence) -> Finding:
     """|share right − mean confidence| over ten bins of as many answers each (Naeini et al., 2015; equal mass), and the diagram."""
     known = _known(evidence)
-    if known is None or len(known[0]) < _LEAST:
-        return _ECE.missing(f"fewer than {_LEAST} complete answers of a student")
+    least = _LEAST_OF_EACH * _BINS
+    if known is None or len(known[0]) < least:
+        n = 0 if known is None else len(known[0])
+        return _ECE.missing(f"{n} complete answers of a student, and at least {least} are needed, {_LEAST_OF_EACH} a bin", n)
     answers, skipped = known
-    estimate = bootstrapped(expected_calibration_error, answers[:, 0], answers[:, 1], n_skipped=skipped)
+    estimate = reflected(bootstrapped(expected_calibration_error, answers[:, 0], answers[:, 1], n_skipped=skipped))
     confidence, right = answers[:, 1].mean(), answers[:, 0].mean()
     sentence = f"The student is right {100 * right:.0f} % of the time and {100 * confidence:.0f} % sure on average."
     return _ECE.found(estimate, lambda _: sentence, diagram=_diagram(answers[:, 0], answers[:, 1]))
@@ -110,6 +113,11 @@ def separation(evidence: Evidence) -> Finding:
     if known is None:
         return _AUROC.missing("no answers of a student were collected")
     answers, skipped = known
+    n_right = int(answers[:, 0].sum())
+    if min(n_right, len(answers) - n_right) < _LEAST_OF_EACH:
+        return _AUROC.missing(
+            f"{n_right} right and {len(answers) - n_right} wrong answers, and {_LEAST_OF_EACH} of each are needed", len(answers)
+        )
     estimate = bootstrapped(area_under_curve, answers[:, 0], answers[:, 1], n_skipped=skipped)
     return _AUROC.found(estimate, lambda value: f"Confidence tells right from wrong in {value:.0%} of the pairs; a coin would in half.")
 

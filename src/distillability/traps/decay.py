@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from distillability.traps.base import Finding, Rule
-from distillability.traps.estimates import mean, ratio_of_sums, share, sums_by_text
+from distillability.traps.estimates import mean, paired_change, ratio_of_sums, share, sums_by_text
 from distillability.traps.evidence import Answers, Evidence, Said
 from distillability.traps.positions import early_and_late, profile
 
@@ -118,7 +118,7 @@ def sampling_loss(evidence: Evidence) -> Finding:
     answers = _student(evidence)
     if answers is None:
         return _SAMPLING.missing("no answers of a student were collected")
-    estimate = mean(answers.right - answers.right_sampled, least=_LEAST)
+    estimate = paired_change(answers.right, answers.right_sampled, least=_LEAST)
     sentence = f"Greedy answers are right {answers.right.mean():.0%} of the time, sampled ones {answers.right_sampled.mean():.0%}."
     return _SAMPLING.found(estimate, lambda _: sentence)
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from distillability.evaluation.intervals import prompt_mean
+from distillability.evaluation.intervals import paired_difference, prompt_mean
 
-__all__ = ["Estimate", "Floats", "bootstrapped", "mean", "missing", "ratio_of_sums", "share", "sums_by_text"]
+__all__ = ["Estimate", "Floats", "bootstrapped", "mean", "missing", "paired_change", "ratio_of_sums", "reflected", "share", "sums_by_text"]
 
 Floats = NDArray[np.float64]
 _TAIL = 0.025  # of a 95 % interval
@@ -90,6 +90,15 @@ def share(values: ArrayLike, *, n_skipped: int = 0, least: int = 1) -> Estimate:
     return Estimate(found.value, found.low, found.high, found.method, found.n, n_skipped)
 
 
+def paired_change(first: ArrayLike, second: ArrayLike, *, least: int = 1) -> Estimate:
+    """Share of `first` minus share of `second` on the same prompts, yes or no each, with Tango's interval."""
+    ours, theirs = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if len(ours) < max(least, 1):
+        return missing(f"{len(ours)} observations, and at least {max(least, 1)} are needed", len(ours))
+    found = paired_difference(ours, theirs)
+    return Estimate(found.value, found.low, found.high, found.method, found.n)
+
+
 def bootstrapped(statistic: Callable[..., float | None], *columns: ArrayLike, n_skipped: int = 0) -> Estimate:
     """Any statistic of paired columns [N], with the percentile interval of resampled rows; the seed is fixed.
 
@@ -105,6 +114,14 @@ def bootstrapped(statistic: Callable[..., float | None], *columns: ArrayLike, n_
     drawn = [found for chosen in rows if (found := statistic(*(array[chosen] for array in arrays))) is not None]
     low, high = np.quantile(drawn, [_TAIL, 1 - _TAIL])
     return Estimate(value, float(low), float(high), "bootstrap over prompts", n, n_skipped)
+
+
+def reflected(estimate: Estimate) -> Estimate:
+    """A bootstrap estimate of what is never below 0, its interval turned round the value: resampling adds once more what bias there is."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return estimate
+    low, high = max(0.0, 2 * estimate.value - estimate.high), 2 * estimate.value - estimate.low
+    return replace(estimate, low=low, high=max(high, estimate.value), method=f"{estimate.method}, basic")
 
 
 def sums_by_text(values: ArrayLike, text: NDArray[np.int64], n_texts: int) -> Floats:

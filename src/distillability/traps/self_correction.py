@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from distillability.traps.base import Finding, Rule
-from distillability.traps.estimates import mean, share
+from distillability.traps.estimates import paired_change, share
 from distillability.traps.evidence import Evidence
 
 __all__ = ["MEASURES", "lost_recovery", "lost_track"]
@@ -31,7 +31,7 @@ def lost_recovery(evidence: Evidence) -> Finding:
     teacher, student = evidence.recoveries.get("teacher"), evidence.recoveries.get("student")
     if teacher is None or student is None:
         return _RECOVERY.missing(evidence.reason("recoveries"))
-    estimate = mean(teacher.recovered - student.recovered, least=_LEAST)
+    estimate = paired_change(teacher.recovered, student.recovered, least=_LEAST)
     if estimate.value is None:
         return _RECOVERY.found(estimate, str)
     rates = {role: vars(share(found.recovered)) for role, found in (("teacher", teacher), ("student", student))}
@@ -59,7 +59,7 @@ def lost_track(evidence: Evidence) -> Finding:
     if teacher is None or student is None:
         return _TRACK.missing(evidence.reason("recoveries"))
     lost = {role: ((found.truncated + found.repeated) > 0).astype(float) for role, found in (("teacher", teacher), ("student", student))}
-    estimate = mean(lost["student"] - lost["teacher"], least=_LEAST)
+    estimate = paired_change(lost["student"], lost["teacher"], least=_LEAST)
     rates = {
         role: {"truncated": float(found.truncated.mean()), "repeated": float(found.repeated.mean())}
         for role, found in (("teacher", teacher), ("student", student))
