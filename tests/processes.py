@@ -17,7 +17,16 @@ from typing import Any
 __all__ = ["Done", "run_in_processes", "start_process"]
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["distillability.stages.run", "distillability.stages.sweep", "distillability.cli"])
+_FORKS.set_forkserver_preload(
+    [
+        "distillability.stages.run",
+        "distillability.stages.sweep",
+        "distillability.cli",
+        "distillability.report.build",
+        "transformers.models.llama.modeling_llama",
+        "transformers.models.qwen3.modeling_qwen3",
+    ]
+)
 
 
 @dataclass(frozen=True)

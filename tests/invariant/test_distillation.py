@@ -83,7 +83,7 @@ def _weights(folder: Path) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in load_model(folder / "model").model.parameters()])
 
 
-@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+@pytest.mark.parametrize("objective", ["seqkd", "jsd"])  # of all others: tests/invariant/test_reduction.py
 def test_accumulation_changes_neither_loss_nor_gradient(tiny: dict[str, Path], tmp_path: Path, objective: str) -> None:
     runs = {}
     for batch, accumulation in ((8, 1), (4, 2), (1, 8)):

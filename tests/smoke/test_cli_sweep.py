@@ -10,7 +10,7 @@ import pytest
 from command_line import SMOKE, run, without_times
 from distillability.results import read_results
 
-SMALL = ["--knobs", "-0.3,0,1", "--set", "sweep.seeds=2", "--set", "sweep.ends_objectives=['forward_kl']"]
+SMALL = ["--knobs", "-0.3,0,1", "--set", "sweep.seeds=2"]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,6 @@ def test_every_knob_has_a_teacher_and_students(swept: Path) -> None:
     students = {(row.source, row.objective, row.seed) for row in results.rows if row.role == "student" and row.metric == "accuracy"}
     for name in ("plain", *knobs):
         assert {(name, "seqkd", 0), (name, "seqkd", 1)} <= students
-        assert ((name, "forward_kl", 0) in students) == (name != "knob_0")
     for name in knobs:
         model = swept / "calibrate" / "maths" / name / "seed-0" / "model"
         assert (model / "model.safetensors").is_file() and name in (model / "README.md").read_text(encoding="utf-8")
@@ -68,11 +67,10 @@ def test_what_is_lost_is_made_again_and_nothing_else(swept: Path, tmp_path: Path
     assert not (folder / "results.json").exists()
     kept = folder / "calibrate" / "maths" / "knob_0" / "seed-0" / "done.json"
     before = kept.stat().st_mtime_ns
-    run("sweep", str(SMOKE), "--out", str(folder), "--resume", *SMALL)
+    again = run("sweep", str(folder))  # the folder alone is enough
+    assert "calibrate: 2 of 3 already done" in again.stderr
     assert kept.stat().st_mtime_ns == before
     assert without_times(folder) == without_times(swept)
-    again = run("sweep", str(folder))  # the folder alone is enough
-    assert "calibrate: 3 of 3 already done" in again.stderr
 
 
 def test_other_knobs_cannot_resume_it(swept: Path) -> None:

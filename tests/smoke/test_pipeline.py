@@ -24,8 +24,8 @@ def test_every_row_that_the_recipe_asks_for_is_there(smoke: Path) -> None:
     results = read_results(smoke / "results.json")
     assert results.run.complete
     students = {(row.source, row.objective) for row in results.rows if row.role == "student" and row.metric == "accuracy"}
-    for source in ("plain", "distillable", "undistillable"):
-        assert {(source, objective) for objective in ("seqkd", "forward_kl", "reverse_kl", "jsd")} <= students
+    assert {("plain", objective) for objective in ("seqkd", "forward_kl", "reverse_kl", "jsd")} <= students
+    assert {(source, objective) for source in ("distillable", "undistillable") for objective in ("seqkd", "forward_kl")} <= students
     for control in ("plain_best_of_8", "gold_steps", "undistillable_few_shot", "answer_only"):
         assert (control, "seqkd") in students
     teachers = {row.source for row in results.rows if row.role == "teacher" and row.split == "test"}
@@ -33,12 +33,6 @@ def test_every_row_that_the_recipe_asks_for_is_there(smoke: Path) -> None:
     metrics = {row.metric for row in results.rows}
     assert {"anchor_nats", "nats_per_byte_under_plain", "kept", "gap_closed", "difference_to_plain", "headline_up"} <= metrics
     assert {"elicited_yield", "oracle_elicited_yield", "yield", "teacher_right_steps_change"} <= metrics
-
-
-def test_missing_values_say_why(smoke: Path) -> None:
-    rows = [row for row in read_results(smoke / "results.json").rows if row.value is None]
-    assert rows
-    assert all(row.reason for row in rows)
 
 
 def test_the_report_is_there_and_can_be_made_again(smoke: Path) -> None:
@@ -84,6 +78,7 @@ SMALL = [
     "--set=distill.arms=[{sources=['plain','distillable'],objectives=['forward_kl']}]",
     "--set=calibrate.teachers={distillable={knob=1.0}}",
     "--set=calibrate.max_steps=4",
+    "--set=calibrate.save_steps=1",
     "--set=tasks.0.steps=40",
     "--set=distill.save_steps=10",
 ]

@@ -16,7 +16,7 @@ from processes import Done, run_in_processes
 SMALLER = {
     "tasks.maths.queries": "8",
     "calibrate.teachers": "{ distillable = { knob = 1.0 } }",
-    "distill.arms": '[{ sources = ["plain", "distillable", "plain_best_of_8"], objectives = ["seqkd", "forward_kl"] }]',
+    "distill.arms": '[{ sources = ["plain", "distillable"], objectives = ["forward_kl"] }, { sources = ["plain_best_of_8"] }]',
 }
 
 

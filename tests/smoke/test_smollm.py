@@ -60,6 +60,15 @@ def built(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, l
     return folder / "smollm", said
 
 
+def _begun(built: Path, place: Path, *parts: str) -> Path:
+    """A build in which these parts are there."""
+    folder = place / "smollm"
+    folder.mkdir()
+    for part in parts:
+        (folder / part).symlink_to(built / part)
+    return folder
+
+
 def test_every_part_is_made_and_said(built: tuple[Path, list[str]]) -> None:
     folder, said = built
     assert {path.name for path in folder.iterdir()} == {product for product, _ in smollm.PARTS.values()} | {"build.json"}
@@ -91,7 +100,7 @@ def test_what_is_there_is_not_made_again(built: tuple[Path, list[str]], gguf: Pa
 
 
 def test_an_interrupted_part_goes_on_and_ends_the_same(built: tuple[Path, list[str]], gguf: Path, tmp_path: Path) -> None:
-    folder, said = tmp_path / "smollm", list[str]()
+    folder, said = _begun(built[0], tmp_path, "base", "trimmed"), list[str]()
 
     def until(stop: str) -> None:
         def log(line: str) -> None:
@@ -144,19 +153,16 @@ def test_another_file_or_none_is_refused(built: tuple[Path, list[str]], tmp_path
 
 
 def test_a_teacher_that_has_not_learnt_is_refused(built: tuple[Path, list[str]], gguf: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "smollm"
-    folder.mkdir()
-    for name in ("base", "trimmed", "values", "asked"):
-        (folder / name).symlink_to(built[0] / name)
+    folder = _begun(built[0], tmp_path, "base", "trimmed", "values", "asked")
     brief = Plan(modes=BRIEF, rounds=1, checked=5)
     with pytest.raises(UserError, match=r"are right after 1 rounds, 0\.97 are needed"):
         smollm.build(folder, gguf, plan=brief, log=lambda line: None)
     assert not (folder / "teacher").exists()
 
 
-def test_rounds_go_on_where_they_ended(gguf: Path, tmp_path: Path) -> None:
+def test_rounds_go_on_where_they_ended(built: tuple[Path, list[str]], gguf: Path, tmp_path: Path) -> None:
     """A build that did not master the values in its rounds keeps them, and one with more rounds continues."""
-    folder, said = tmp_path / "smollm", list[str]()
+    folder, said = _begun(built[0], tmp_path, "base", "trimmed"), list[str]()
     for rounds in (1, 2):
         brief = Plan(values=BRIEF, rounds=rounds, mastered=1.0, checked=5)
         with pytest.raises(UserError, match=rf"after {rounds} rounds, 1\.0 are needed"):
@@ -174,7 +180,7 @@ def test_the_recipe_validates_beside_the_built_models(built: tuple[Path, list[st
 @pytest.mark.slow
 def test_two_steps_of_everything(tmp_path: Path) -> None:
     """The recipe itself, one student of each source, with the lab's models in the place of those that take half an hour to build."""
-    wanted = [arm["sources"] for arm in tomllib.loads(RECIPE.read_text())["distill"]["arms"]]
+    wanted = [arm["sources"][:1] for arm in tomllib.loads(RECIPE.read_text())["distill"]["arms"]]
     small = {
         "workers": 1,
         "calibrate.prompts_per_step": 2,

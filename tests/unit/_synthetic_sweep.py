@@ -77,10 +77,10 @@ def _knob_rows(knob: float, further: str | None) -> Iterator[Row]:
     yield Row(**common, decoding="sampled", metric="mode_shift", n=4000, **bounds)
 
 
-def write_sweep(folder: Path, rows: Sequence[Row] | None = None, *, complete: bool = True, knobs: Sequence[float] = KNOBS) -> Path:
-    """A run folder of a sweep with everything a report reads."""
-    write_run(folder, rows=sweep_rows(knobs) if rows is None else rows, complete=complete, curves=False)
-    for knob in knobs:
+def write_sweep(folder: Path, rows: Sequence[Row] | None = None, *, complete: bool = True, curves: bool = False) -> Path:
+    """A run folder of a sweep with everything a report reads, but for the calibrations' own curves where they are not asked for."""
+    write_run(folder, rows=sweep_rows() if rows is None else rows, complete=complete, curves=False)
+    for knob in KNOBS if curves else ():
         write_jsonl(folder / "calibrate" / "maths" / source(knob) / "seed-0" / "metrics.jsonl", metrics_lines(math.tanh(12 * knob)))
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     (folder / "recipe.json").write_text(json.dumps(recipe | {"name": "synthetic-sweep"}), encoding="utf-8")

@@ -32,7 +32,7 @@ def index(rows: list[Row] | None = None) -> Index:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = write_sweep(tmp_path_factory.mktemp("sweep"))
+    made = write_sweep(tmp_path_factory.mktemp("sweep"), curves=True)
     build_report(made)
     return made
 
@@ -82,7 +82,7 @@ def test_the_report_of_a_sweep_is_the_same_when_made_again(folder: Path) -> None
 
 
 def test_other_runs_are_shown_as_before(tmp_path: Path) -> None:
-    run = write_run(tmp_path)
+    run = write_run(tmp_path, curves=False)
     page = build_report(run).read_text(encoding="utf-8")
     assert not (run / "figures" / "curve.png").exists()
     assert "The knob at a glance" in page and "at rest" not in page and "doses" not in page
