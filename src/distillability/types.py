@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["SPLITS", "Decoding", "Grade", "Prompt", "Split", "Trace"]
+__all__ = ["DECODINGS", "SPLITS", "Decoding", "Grade", "Prompt", "Split", "Trace"]
 
 Split = Literal["calibrate", "query", "validate", "test"]
 SPLITS: tuple[Split, ...] = ("calibrate", "query", "validate", "test")
 Decoding = Literal["greedy", "sampled"]
+DECODINGS: tuple[Decoding, ...] = ("greedy", "sampled")
 
 
 @dataclass(frozen=True)

@@ -128,10 +128,10 @@ def test_optimiser_moves_bytes_for_what_it_trains() -> None:
 
 
 def test_prompts_are_counted_as_the_model_renders_them(tmp_path: Path) -> None:
-    teacher = read_facts("lab:maths/teacher").folder
-    tokens, counted = prompt_tokens(teacher, ["1+2", "1+2+3+4"])
+    teacher = read_facts("lab:maths/teacher")
+    tokens, counted = prompt_tokens(teacher.folder, teacher.chat_template, ["1+2", "1+2+3+4"])
     assert (tokens, counted) == ((5 + 9) / 2, True)  # a token a character, <user> and <assistant>
-    assert prompt_tokens(tmp_path, ["12345678"]) == (8 / 4 + 16, False)
+    assert prompt_tokens(tmp_path, None, ["12345678"]) == (8 / 4 + 16, False)
 
 
 def test_parts_of_the_lab_by_hand() -> None:

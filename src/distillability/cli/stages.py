@@ -10,7 +10,7 @@ from distillability.stages import STAGES
 
 __all__ = ["STAGE_VERBS", "stage_verb"]
 
-# verb -> its help, the stages it runs. `report` also serves a folder without a recipe, and has a file of its own.
+# verb -> its help, the stages it runs. `report` takes a folder alone, and has a file of its own.
 STAGE_VERBS: dict[str, tuple[str, Sequence[str]]] = {
     "run": ("Calibrate, distil, evaluate and report; diagnose where the recipe has a [diagnose] section.", STAGES),
     "diagnose": (

@@ -15,6 +15,7 @@ from distillability.config.presets import PRESETS, PresetName
 
 __all__ = [
     "GRADER_NAMES",
+    "TEXT_OBJECTIVES",
     "Arm",
     "Calibrate",
     "DataTask",
@@ -43,6 +44,7 @@ ObjectiveName = Literal[
     "top_k_forward_kl",
     "top_k_reverse_kl",
 ]
+TEXT_OBJECTIVES: frozenset[ObjectiveName] = frozenset({"seqkd"})  # they ask no teacher for its logits, so that any two tokenizers will do
 GRADER_NAMES = ("exact", "last_line", "contains_number", "choice", "math_verify", "reward_model")
 SchedulerName = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
 

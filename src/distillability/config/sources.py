@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CONTROLS", "FREE_ALTERNATIVES", "SWEEP", "Source", "parse_source", "source_names"]
+__all__ = ["CEILINGS", "CONTROLS", "FREE_ALTERNATIVES", "SWEEP", "Source", "parse_source", "source_names"]
 
 SWEEP = "sweep"  # in results, the source of what is said of all values of the knob together
 
@@ -47,6 +47,7 @@ CONTROLS: dict[str, Source] = {
 }
 # What anybody can do without calibrating: the rivals of the distillable teacher. Oracle prefills and gold steps are ceilings instead.
 FREE_ALTERNATIVES = ("plain_greedy", "plain_prefilled", "plain_best_of_8", "gold_answers")
+CEILINGS = ("plain_prefilled_oracle", "gold_steps")  # they need what no query buys
 
 _SUFFIXES: dict[str, dict[str, object]] = {
     "_prefilled_oracle": {"prefill": "oracle"},

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from distillability.config.sources import CEILINGS
 from distillability.errors import UserError
 from distillability.evaluation.intervals import (
     RESAMPLES,
@@ -30,7 +31,6 @@ from distillability.evaluation.intervals import (
 )
 
 __all__ = [
-    "NOT_FREE",
     "SMALLEST_GAP",
     "Candidate",
     "GapClosed",
@@ -46,7 +46,6 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 SMALLEST_GAP = 0.10  # a ratio over less than ten points is noise over noise
-NOT_FREE = ("gold_steps", "plain_prefilled_oracle")  # ceilings: no query buys them
 _SMALLEST_REPLICATE = 0.01  # a replicate whose denominator is 0 or less would flip the sign: let the ratio be large instead
 
 
@@ -321,7 +320,7 @@ def _shape(best: Sequence[Candidate]) -> tuple[int, list[int]]:
 
 
 def _free(pool: Mapping[str, Any], label: str) -> None:
-    ceilings = [name for name in pool if name in NOT_FREE]
+    ceilings = [name for name in pool if name in CEILINGS]
     if ceilings:
         raise UserError.single(
             label, f"{', '.join(ceilings)} cannot be had without the answer or gold work", "show it as a ceiling beside them"

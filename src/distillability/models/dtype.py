@@ -10,12 +10,13 @@ from distillability.models.load import LoadedModel
 
 __all__ = ["faster_autocast"]
 
+_LENGTH, _SECONDS, _ROUNDS = 48, 0.1, 3  # of a text; of one measurement; how often both are measured at most
 _LARGE = 20_000_000  # weights; above it a few rows keep a processor busy, and many take minutes
 _HOPELESS = 3.0  # times slower with few rows: without units for bfloat16 all rows would take seconds to say the same
 
 
 @torch.inference_mode()
-def faster_autocast(loaded: LoadedModel, *, length: int = 48, seconds: float = 0.1, rounds: int = 3) -> str:
+def faster_autocast(loaded: LoadedModel) -> str:
     """`float32` or `bfloat16`, whichever forwards this model faster here; about half a second, a few for a model of 100 M weights.
 
     The two take turns and the best round of each counts; on a processor only the time that this process had of it does, so that other
@@ -23,14 +24,14 @@ def faster_autocast(loaded: LoadedModel, *, length: int = 48, seconds: float = 0
     """
     rows = 64 if loaded.model.num_parameters() < _LARGE else 8
     began = time.perf_counter()
-    ids = torch.randint(0, loaded.model.config.get_text_config().vocab_size, (rows, length), device=loaded.device)
+    ids = torch.randint(0, loaded.model.config.get_text_config().vocab_size, (rows, _LENGTH), device=loaded.device)
     few = ids[: rows // 8]
     if _rate(loaded, few, None, 0.0) > _HOPELESS * _rate(loaded, few, torch.bfloat16, 0.0):
         return "float32"
     rates = []
-    for _ in range(rounds):
-        rates.append((_rate(loaded, ids, None, seconds), _rate(loaded, ids, torch.bfloat16, seconds)))
-        if time.perf_counter() - began > 20 * seconds:  # long enough that a moment's load has passed
+    for _ in range(_ROUNDS):
+        rates.append((_rate(loaded, ids, None, _SECONDS), _rate(loaded, ids, torch.bfloat16, _SECONDS)))
+        if time.perf_counter() - began > 20 * _SECONDS:  # long enough that a moment's load has passed
             break
     plain, half = (max(of_dtype) for of_dtype in zip(*rates, strict=True))
     return "bfloat16" if half > 1.1 * plain else "float32"

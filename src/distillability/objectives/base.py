@@ -1,8 +1,8 @@
-"""What an objective is: an unnormalised sum over positions, how many they were, and what to log."""
+"""What an objective is: an unnormalised sum over positions, and how many they were."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,7 +18,6 @@ class ObjectiveOutput:
 
     sum: torch.Tensor
     n_tokens: int
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Objective(Protocol):

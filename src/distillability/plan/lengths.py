@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,13 @@ class Lengths:
         return self.prompt + self.completion
 
 
-def prompt_tokens(folder: Path, texts: Sequence[str]) -> tuple[float, bool]:
-    """Mean tokens of prompts as the model of a folder renders them; and whether its own tokenizer and chat template said so."""
-    rendered = _rendered(folder, texts)
+def prompt_tokens(folder: Path, chat_template: str | None, texts: Sequence[str]) -> tuple[float, bool]:
+    """Mean tokens of prompts as a model reads them, and whether its own tokenizer and chat template said so.
+
+    Args:
+        folder: of the tokenizer.
+    """
+    rendered = None if chat_template is None else _rendered(chat_template, texts)
     shown = rendered or texts
     if not (folder / "tokenizer.json").is_file():
         tokens = sum(len(text.encode()) for text in shown) / BYTES_A_TOKEN / len(shown)
@@ -40,26 +43,14 @@ def prompt_tokens(folder: Path, texts: Sequence[str]) -> tuple[float, bool]:
     return tokens + (0 if rendered else TEMPLATE_TOKENS), counted
 
 
-def _rendered(folder: Path, texts: Sequence[str]) -> list[str] | None:
-    """The prompts inside the chat template; None where there is none, or one that only transformers can render."""
+def _rendered(source: str, texts: Sequence[str]) -> list[str] | None:
+    """The prompts inside a chat template; None where only transformers can render it."""
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    source = _template(folder)
-    if source is None:
-        return None
     try:
         template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source)
         tokens = {"bos_token": "", "eos_token": ""}
         return [template.render(messages=[{"role": "user", "content": text}], add_generation_prompt=True, **tokens) for text in texts]
     except TemplateError:
         return None
-
-
-def _template(folder: Path) -> str | None:
-    if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if (folder / "tokenizer_config.json").is_file():
-        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
-        return found if isinstance(found, str) else None
-    return None

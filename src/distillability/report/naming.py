@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from distillability.config.sources import FREE_ALTERNATIVES, SWEEP
+from distillability.config.sources import CEILINGS, FREE_ALTERNATIVES, SWEEP
 
 __all__ = ["MARKERS", "Kind", "Look", "colour", "describe", "kind_of", "label", "look", "parent_of", "sort_key", "swatch"]
 
@@ -20,7 +20,6 @@ MARKERS = {"free": "s", "ceiling": "^", "control": "X", "before": "|"}  # by kin
 _NAMED = {"distillable": 1.0, "undistillable": -1.0}  # where no row tells the knob, the name still tells its sign
 
 _SUFFIXES = ("_prefilled_oracle", "_prefilled", "_few_shot")
-_CEILINGS = ("plain_prefilled_oracle", "gold_steps")
 _CONTROLS = ("answer_only", "plain_worst_of_8", "length_only_up", "length_only_down", "plain_few_shot")
 _LABELS = {
     SWEEP: "all values of the knob",
@@ -84,7 +83,7 @@ def kind_of(source: str) -> Kind:
         return "plain"
     if source in FREE_ALTERNATIVES:
         return "free"
-    if source in _CEILINGS:
+    if source in CEILINGS:
         return "ceiling"
     if source in _CONTROLS:
         return "control"

@@ -31,7 +31,7 @@ DERIVED = (
     "knob_levels_between",
     "anchor_growth",
 )
-_OBJECTIVES = ("sft", *get_args(ObjectiveName))
+_OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
 
 
 @dataclass(frozen=True)

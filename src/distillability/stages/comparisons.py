@@ -25,16 +25,14 @@ from distillability.evaluation.measures import (
 from distillability.results import Budget, Row
 from distillability.stages.measured import Measured
 from distillability.stages.students import Student
-from distillability.types import Decoding
+from distillability.types import DECODINGS, Decoding
 
 __all__ = ["comparison_rows"]
-
-_DECODINGS: tuple[Decoding, ...] = ("greedy", "sampled")
 
 
 def comparison_rows(measured: Measured) -> Iterator[Row]:
     """Every comparison that what was measured allows."""
-    for decoding in _DECODINGS:
+    for decoding in DECODINGS:
         yield from _teacher_changes(measured, decoding)
         arms = _Arms(measured, decoding)
         for objective, budget in arms.groups():

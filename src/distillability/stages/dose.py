@@ -13,11 +13,9 @@ from distillability.results import Budget, Row
 from distillability.stages.layout import admission_file, calibration_folder
 from distillability.stages.measured import Measured
 from distillability.stages.sweep import is_sweep, knob_source
-from distillability.types import Decoding
+from distillability.types import DECODINGS, Decoding
 
 __all__ = ["dose_rows"]
-
-_DECODINGS: tuple[Decoding, ...] = ("greedy", "sampled")
 
 
 def dose_rows(measured: Measured) -> Iterator[Row]:
@@ -38,7 +36,7 @@ def _student_rows(measured: Measured) -> Iterator[Row]:
     common: dict[str, Any] = {"role": "student", "source": SWEEP, "student": task.student, "prefix": "teacher", "proxy": task.proxy}
     common["budget"] = Budget(queries=task.queries, steps=task.steps)
     for objective in dict.fromkeys(sweep.objectives):
-        for decoding in _DECODINGS:
+        for decoding in DECODINGS:
             found = {knob: _scores(measured, knob, objective, decoding) for knob in sweep.knobs}
             students = {knob: scores for knob, scores in found.items() if scores is not None}
             fields = common | {"objective": objective, "decoding": decoding}

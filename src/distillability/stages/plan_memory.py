@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from distillability.config.recipe import TEXT_OBJECTIVES
 from distillability.plan.memory import Memory, inference_activations, logits_chunk, training_activations
-from distillability.stages.plan_task import TEXT_OBJECTIVES, PlannedTask
+from distillability.stages.plan_task import PlannedTask
 
 __all__ = ["memory_of"]
 

@@ -18,9 +18,8 @@ from distillability.plan.work import Work, forward
 from distillability.stages.students import Student, students_of
 from distillability.tasks import build_task
 
-__all__ = ["TEXT_OBJECTIVES", "Assumptions", "PlannedTask"]
+__all__ = ["Assumptions", "PlannedTask"]
 
-TEXT_OBJECTIVES = frozenset({"seqkd"})  # those that ask no teacher for its logits
 _PROMPTS = 200  # of the query split, whose lengths stand for all
 _RECORD_BYTES = 1 << 30  # above it, a teacher's signals are not recorded but asked for at every step
 _SMALLEST_CAST_WIDTH = 128  # on a processor, casts cost narrower models more than their products gain
@@ -102,7 +101,8 @@ class PlannedTask:
     def _prompt_tokens(self) -> dict[str, float]:
         found = {}
         for role in self.config.models:
-            found[role], counted = prompt_tokens(self.facts(role).folder, self._texts)
+            facts = self.facts(role)
+            found[role], counted = prompt_tokens(facts.tokenizer_folder, facts.chat_template, self._texts)
             if not counted:
                 self._estimated[role] = f"{self.config.name}: the {role}'s prompt tokens are estimated (--prompt-length)"
         return found

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from distillability.config.recipe import TEXT_OBJECTIVES
 from distillability.config.sources import parse_source
 from distillability.plan.hardware import Hardware
 from distillability.plan.work import Work, backward, decode, optimiser_step, project
-from distillability.stages.plan_task import TEXT_OBJECTIVES, PlannedTask
+from distillability.stages.plan_task import PlannedTask
 from distillability.stages.students import Student
 
 __all__ = ["Line", "StageName", "elapsed", "lines_of"]

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
-from distillability.config.recipe import ObjectiveName, Recipe
+from distillability.config.recipe import TEXT_OBJECTIVES, ObjectiveName, Recipe
 from distillability.config.recipe import Task as TaskConfig
 from distillability.config.schema import nearest
 from distillability.config.sources import SWEEP, Source, parse_source, source_names
@@ -24,7 +24,6 @@ from distillability.types import SPLITS, Prompt
 
 __all__ = ["check", "find_problems"]
 
-_TEXT_OBJECTIVES = frozenset({"seqkd"})  # those that need texts only, so that any two tokenizers will do
 _HEADS = frozenset({"lm_head", "embed_out", "output"})  # no layers that an adapter may change
 _GRADED_PROMPTS = 100  # of each split, to see that the grader accepts the task's own answers
 _LONGEST_PROMPTS = 20  # that are tokenised, to see whether they fit the context
@@ -102,7 +101,7 @@ def _arm_problems(recipe: Recipe) -> Iterator[Problem]:
                 yield _unknown_source(f"{where}.sources", name, source_names(recipe.calibrate.teachers))
             elif source.teacher is None:
                 yield from _gold_problems(where, name, arm.objectives)
-        by_text = [objective for objective in arm.objectives if objective in _TEXT_OBJECTIVES]
+        by_text = [objective for objective in arm.objectives if objective in TEXT_OBJECTIVES]
         if arm.on_policy_share and by_text:
             what = f"{', '.join(by_text)} has nothing to learn from a student's own texts: no teacher speaks of them"
             yield Problem(f"{where}.on_policy_share", what, f"give {', '.join(by_text)} an arm with on_policy_share = 0")
@@ -123,14 +122,14 @@ def _unknown_source(where: str, name: str, known: Sequence[str]) -> Problem:
 
 
 def _gold_problems(where: str, name: str, objectives: Sequence[str]) -> Iterator[Problem]:
-    logits = [objective for objective in objectives if objective not in _TEXT_OBJECTIVES]
+    logits = [objective for objective in objectives if objective not in TEXT_OBJECTIVES]
     if logits:
         what = f"{', '.join(logits)} on {name}: nobody's logits stand behind gold texts"
         yield Problem(f"{where}.objectives", what, f"give {name} an arm with {_working_objectives()}")
 
 
 def _working_objectives() -> str:
-    return ", ".join(name for name in get_args(ObjectiveName) if name in _TEXT_OBJECTIVES)
+    return ", ".join(name for name in get_args(ObjectiveName) if name in TEXT_OBJECTIVES)
 
 
 # --- a task, its data and its models -----------------------------------------------------------------------------------------------
@@ -206,7 +205,7 @@ def _pair_problems(checked: _Checked) -> Iterator[Problem]:
     if checked.recipe.calibrate.teachers:
         yield from _proxy_problems(checked)
     wanted = dict.fromkeys(objective for arm in checked.recipe.distill.arms for objective in arm.objectives)
-    logits = [objective for objective in wanted if objective not in _TEXT_OBJECTIVES]
+    logits = [objective for objective in wanted if objective not in TEXT_OBJECTIVES]
     if teacher and student and logits:
         difference, problems = _try(lambda: _vocabulary_difference(teacher, student) or _end_difference(checked.recipe, teacher, student))
         yield from problems

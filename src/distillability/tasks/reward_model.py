@@ -22,16 +22,15 @@ class RewardModel:
         UserError: the folder is there and holds no sequence-classification model with one output.
     """
 
-    def __init__(self, path: str, *, trust_remote_code: bool = False):
+    def __init__(self, path: str):
         self.path = str(Path(path).expanduser()) if Path(path).expanduser().exists() else path
-        self.trust_remote_code = trust_remote_code
         _check(self.path)
 
     def __call__(self, prompt: str, text: str) -> float:
         """The score of `text` as the answer to `prompt`, by the model's own chat template where it has one, else as a pair of texts."""
         import torch
 
-        model, tokenizer = _load(self.path, self.trust_remote_code)
+        model, tokenizer = _load(self.path)
         if tokenizer.chat_template is not None:
             messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
             rendered = tokenizer.apply_chat_template(messages, tokenize=False)
@@ -62,13 +61,13 @@ def _check(path: str) -> None:
 
 
 @lru_cache(maxsize=2)
-def _load(path: str, trust_remote_code: bool) -> tuple[Any, Any]:
+def _load(path: str) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(path, use_safetensors=True, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model = AutoModelForSequenceClassification.from_pretrained(path, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise UserError.single(path, f"cannot be loaded as a reward model: {error}", "give a sequence-classification model") from error
     if model.config.num_labels != 1:

@@ -17,6 +17,7 @@ __all__ = ["Checkpoint", "MetricsFile", "last_checkpoint", "prune", "whole_check
 # `trainer_state.json` alone does not prove a whole checkpoint: a kill can fall between any two of these files.
 _PARTS = ("trainer_state.json", "scheduler.pt")
 _OPTIMIZER = ("optimizer.pt", "optimizer.bin", "latest")  # the Trainer's own, FSDP's, and what DeepSpeed writes last
+_NEWEST = 4  # that stay in any case
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 
 
@@ -44,11 +45,11 @@ def whole_checkpoints(folder: Path) -> list[Checkpoint]:
     return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
-def prune(folder: Path, *, keep: Callable[[int], bool], newest: int = 4) -> None:
+def prune(folder: Path, *, keep: Callable[[int], bool]) -> None:
     """Delete old checkpoints: all but the newest ones, and the newest of those whose step is to be kept."""
     found = whole_checkpoints(folder)
     wanted = [checkpoint for checkpoint in found if keep(checkpoint.step)][-1:]
-    for checkpoint in found[:-newest]:
+    for checkpoint in found[:-_NEWEST]:
         if checkpoint not in wanted:
             shutil.rmtree(checkpoint.path)
 

@@ -99,6 +99,6 @@ def accuracy_under_floor(watched: Watched) -> Stop | None:
 RULES: Sequence[Rule] = (not_finite, anchor_over_budget, entropy_collapsed, length_ran_away, accuracy_under_floor)
 
 
-def find_stop(watched: Watched, rules: Sequence[Rule] = RULES) -> Stop | None:
+def find_stop(watched: Watched) -> Stop | None:
     """What the first rule that objects says."""
-    return next((stop for rule in rules if (stop := rule(watched)) is not None), None)
+    return next((stop for rule in RULES if (stop := rule(watched)) is not None), None)
