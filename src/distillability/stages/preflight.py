@@ -249,8 +249,8 @@ def _vocabulary_difference(teacher: ModelFacts, student: ModelFacts) -> str | No
 
 def _end_difference(recipe: Recipe, teacher: ModelFacts, student: ModelFacts) -> str | None:
     """How the ends of their turns differ: a student that is taught another than its own never stops."""
-    own = recipe.chat_template
-    template = Path(own).expanduser().read_text(encoding="utf-8") if own not in (None, "plain") and Path(own).is_file() else None
+    file = Path(recipe.chat_template or "").expanduser()
+    template = file.read_text(encoding="utf-8") if file.is_file() else None  # `plain` ends a turn with no token of its own
     ends = teacher.end_of_turn(template), student.end_of_turn(template)
     if None in ends or ends[0] == ends[1]:
         return None
