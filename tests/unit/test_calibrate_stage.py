@@ -70,6 +70,18 @@ def test_the_scale_is_of_the_completions_that_training_counts_as_right(
     assert scales["steps"] != scales["none"]
 
 
+@pytest.mark.parametrize("processes", [1, 3])
+def test_no_prompt_comes_twice_while_there_are_fresh_ones(
+    tiny: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """Neither in another calibration nor in another process of the same step."""
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    context = _context(tiny, tmp_path, calibrations=2, prompts_per_step=4, max_steps=5)
+    first, second = (module._prompts(context, calibration) for calibration in (0, 1))
+    assert len(first) == len(second) == 20 * processes
+    assert len({prompt.id for prompt in (*first, *second)}) == 40 * processes
+
+
 def _jobs(tiny: dict[str, Path], folder: Path, scale: dict[str, float | None], **settings: Any) -> list[str]:
     """Titles of the calibrations that an admitted proxy with this scale leads to."""
     teachers = {"distillable": {"knob": 1}, "undistillable": {"knob": -1}, "longer": {"knob": 1, "reward": "length"}}
