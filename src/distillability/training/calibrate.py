@@ -173,7 +173,8 @@ def calibration_trainer(calibration: Calibration) -> CalibrationTrainer:
     # Too few prompts are repeated here: a second epoch draws its order from a generator that a resumed trainer has not moved on.
     needed = settings.prompts_per_step * settings.max_steps * config.world_size
     rows = [{"prompt": [{"role": "user", "content": prompt.text}], "prompt_id": prompt.id} for prompt in prompts]
-    rows = (rows * -(-needed // len(rows)))[:needed]  # no more: one that resumes behind its last step would take another
+    if len(rows) < needed:
+        rows = (rows * -(-needed // len(rows)))[:needed]  # no more: one that resumes behind its last step would take another
     longest = max(map(len, rendered_once(loaded.tokenizer, [prompt.text for prompt in prompts]))) + length
     ours = not settings.use_vllm and unsupported(loaded.model, longest) is None  # TRL generates where our decoder cannot
     torch.manual_seed(calibration.seed)  # of an adapter's first weights
