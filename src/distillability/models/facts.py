@@ -17,6 +17,7 @@ from distillability.models.gguf import (
     require_convertible,
 )
 from distillability.models.locate import adapted_model, has_tokenizer, locate
+from distillability.plan.lengths import rendered_chat
 
 __all__ = ["NO_TEMPLATE_MEND", "TURN", "ModelFacts", "read_facts"]
 
@@ -237,18 +238,8 @@ def read_facts(reference: str) -> ModelFacts:
 
 def _after_answer(template: str) -> str:
     """What a template puts behind an assistant's text; nothing where only transformers can render it."""
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    try:
-        source = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
-        return (
-            source.render(messages=TURN, add_generation_prompt=False, bos_token="", eos_token="")
-            .rpartition(TURN[-1]["content"])[2]
-            .lstrip()
-        )
-    except (TemplateError, TypeError, ValueError):
-        return ""
+    text = rendered_chat(template, TURN, add_generation_prompt=False) or ""
+    return text.rpartition(TURN[-1]["content"])[2].lstrip()
 
 
 def _fetch(hub_id: str) -> Path:

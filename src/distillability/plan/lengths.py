@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["BYTES_A_TOKEN", "Lengths", "prompt_tokens"]
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+__all__ = ["BYTES_A_TOKEN", "Lengths", "prompt_tokens", "rendered_chat"]
 
 BYTES_A_TOKEN = 4.0  # where there is no tokenizer to ask
 TEMPLATE_TOKENS = 16  # where there is no chat template to render
@@ -45,12 +50,22 @@ def prompt_tokens(folder: Path, chat_template: str | None, texts: Sequence[str])
 
 def _rendered(source: str, texts: Sequence[str]) -> list[str] | None:
     """The prompts inside a chat template; None where only transformers can render it."""
+    found = [rendered_chat(source, [{"role": "user", "content": text}], add_generation_prompt=True) for text in texts]
+    return None if None in found else [text for text in found if text is not None]
+
+
+def rendered_chat(source: str, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool) -> str | None:
+    """A conversation inside a chat template as transformers renders it, special tokens left empty; None where only that can."""
     from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     try:
-        template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source)
-        tokens = {"bos_token": "", "eos_token": ""}
-        return [template.render(messages=[{"role": "user", "content": text}], add_generation_prompt=True, **tokens) for text in texts]
-    except TemplateError:
+        return _compiled(source).render(messages=messages, add_generation_prompt=add_generation_prompt, bos_token="", eos_token="")
+    except (TemplateError, TypeError, ValueError):
         return None
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str) -> Template:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source)
