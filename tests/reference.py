@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 
 __all__ = [
     "advantage_fixed_scale",
@@ -21,6 +22,7 @@ __all__ = [
     "reverse_kl",
     "skewed_forward_kl",
     "skewed_reverse_kl",
+    "sorted_distance",
     "top_k",
     "total_variation",
     "z_scores",
@@ -69,6 +71,14 @@ def skewed_reverse_kl(teacher: Sequence[float], student: Sequence[float], skew: 
 def total_variation(teacher: Sequence[float], student: Sequence[float]) -> float:
     """½ Σ |p − q|."""
     return sum(abs(math.exp(a) - math.exp(b)) for a, b in zip(log_softmax(teacher), log_softmax(student), strict=True)) / 2
+
+
+def sorted_distance(teacher: Sequence[float], student: Sequence[float]) -> float:
+    """Σ |p − q| of the probabilities in falling order, the shorter list followed by zeros; 0 where p has no mass."""
+    if all(value == -math.inf for value in teacher):
+        return 0.0
+    p, q = (sorted((math.exp(value) for value in log_softmax(logits)), reverse=True) for logits in (teacher, student))
+    return sum(abs(a - b) for a, b in zip_longest(p, q, fillvalue=0.0))
 
 
 def top_k(teacher: Sequence[float], student: Sequence[float], k: int, rest: bool) -> tuple[list[float], list[float]]:

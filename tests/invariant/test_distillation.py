@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, LlamaConfig, TrainingArguments
 
+import reference
 from distillability.files import read_jsonl
 from distillability.models.load import LoadedModel, load_model, load_tokenizer
 from distillability.objectives import OBJECTIVES
@@ -75,6 +76,7 @@ def _distil(
         settings=settings,
         autocast_dtype=autocast_dtype,
         folder=folder,
+        recorded_by=teacher.tokenizer if OBJECTIVES[objective].crosses_tokenizers else None,
     )
     return read_jsonl(folder / "metrics.jsonl")
 
@@ -83,9 +85,18 @@ def _weights(folder: Path) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in load_model(folder / "model").model.parameters()])
 
 
-@pytest.mark.parametrize("objective", ["seqkd", "jsd"])  # of all others: tests/invariant/test_reduction.py
-def test_accumulation_changes_neither_loss_nor_gradient(tiny: dict[str, Path], tmp_path: Path, objective: str) -> None:
+@pytest.fixture(scope="module")
+def strangers(tiny: dict[str, Path]) -> dict[str, Path]:
+    """A teacher of characters and a student of byte pairs."""
+    return {"teacher": tiny["teacher"], "student": tiny["proxy"]}
+
+
+@pytest.mark.parametrize("objective", ["seqkd", "jsd", "universal"])  # of all others: tests/invariant/test_reduction.py
+def test_accumulation_changes_neither_loss_nor_gradient(
+    request: pytest.FixtureRequest, tiny: dict[str, Path], tmp_path: Path, objective: str
+) -> None:
     runs = {}
+    tiny = request.getfixturevalue("strangers") if objective == "universal" else tiny
     for batch, accumulation in ((8, 1), (4, 2), (1, 8)):
         settings = _settings(batch_size=batch, gradient_accumulation_steps=accumulation)
         runs[batch] = _distil(tiny, tmp_path / str(batch), objective, settings)
@@ -179,6 +190,41 @@ def test_recorded_signals_are_the_live_teacher(request: pytest.FixtureRequest, t
     for a, b in zip(recorded, live, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=3e-3)
+
+
+def test_a_teacher_of_another_tokenizer_speaks_where_tokens_of_both_begin(strangers: dict[str, Path], tmp_path: Path) -> None:
+    """Recorded or live: the loss of a first step, from both models' own logits and the characters that their tokens spell."""
+    student, teacher = load_model(strangers["student"]), load_model(strangers["teacher"])
+    total, n_tokens, n_spoken = 0.0, 0, 0
+    for trace in TRACES:
+        examples = [encode_trace(loaded, trace) for loaded in (student, teacher)]
+        logits = []
+        for loaded, example in zip((student, teacher), examples, strict=True):
+            with torch.no_grad():
+                of_all = loaded.model(torch.tensor([example.ids])).logits[0, len(example.prompt) - 1 : -1]
+            starts = [len(loaded.tokenizer.decode(example.completion[:place])) for place in range(len(example.completion))]
+            logits.append(dict(zip(starts, of_all.double().tolist(), strict=True)))
+        for (start, of_student), target in zip(logits[0].items(), examples[0].completion, strict=True):
+            total += reference.cross_entropy(of_student, target)
+            total += 1.5 * reference.sorted_distance(logits[1][start], of_student)  # a character begins wherever a byte pair does
+            n_spoken += 1
+        n_tokens += len(examples[0].completion)
+    assert n_spoken == n_tokens
+    settings = _settings(steps=1, batch_size=len(TRACES))
+    for name in ("recorded", "live"):
+        (step,) = _distil(strangers, tmp_path / name, "universal", settings, recorded=name == "recorded")
+        assert step["loss"] == pytest.approx(total / n_tokens, rel=1e-3)
+
+
+def test_a_student_of_smaller_tokens_hears_nothing_in_between(strangers: dict[str, Path], tmp_path: Path) -> None:
+    swapped = {"teacher": strangers["student"], "student": strangers["teacher"]}
+    recorded = _distil(swapped, tmp_path / "recorded", "universal", _settings())
+    live = _distil(swapped, tmp_path / "live", "universal", _settings(), recorded=False)
+    for a, b in zip(recorded, live, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=3e-3)
+    own = _distil(swapped, tmp_path / "own", "universal", _settings(on_policy_share=1.0), recorded=False)
+    assert [row["loss"] for row in own] != [row["loss"] for row in live]
 
 
 def test_a_live_teacher_is_asked_in_its_own_template_as_a_recorded_one_is(tiny: dict[str, Path], tmp_path: Path) -> None:

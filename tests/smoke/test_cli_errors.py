@@ -382,7 +382,7 @@ def test_vocabularies_that_differ_for_a_logits_objective(student: dict[str, Any]
     recipe = make_recipe(rest=LOGITS, student=student)
     message = invoke("validate", recipe)
     assert expected in message
-    assert "forward_kl, jsd compare logits" in message and "objectives that work for this pair: seqkd" in message
+    assert "forward_kl, jsd compare logits" in message and "objectives that work for this pair: seqkd, universal" in message
     invoke("validate", recipe, "--set", 'distill.arms.0.objectives=["seqkd"]', code=0)
 
 

@@ -55,6 +55,10 @@ batch_size = 2
 [[distill.arms]]
 sources = ["plain", "distillable", "undistillable", "plain_best_of_8", "gold_answers", "plain_few_shot"]
 
+[[distill.arms]]
+sources = ["plain"]
+objectives = ["universal"]
+
 [evaluate]
 student_prompts = 5
 validate_prompts = 5
@@ -122,6 +126,7 @@ def test_every_teacher_and_student_is_measured(results: Results) -> None:
     measured = {(row.role, row.source) for row in results.rows if row.metric == "accuracy" and row.split == "test"}
     assert {("teacher", name) for name in ("plain", "distillable", "undistillable")} <= measured
     assert {("student", name) for name in ("none", "plain", "distillable", "undistillable", "gold_answers")} <= measured
+    assert {"seqkd", "universal"} <= {row.objective for row in results.rows if row.role == "student" and row.source == "plain"}
 
 
 def test_the_proxy_has_an_opinion_of_the_teachers_texts(run: Path, results: Results) -> None:

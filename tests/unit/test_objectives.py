@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import reference
-from distillability.config.recipe import ObjectiveName
+from distillability.config.recipe import ANY_TOKENIZER_OBJECTIVES, TEXT_OBJECTIVES, ObjectiveName
 from distillability.errors import UserError
-from distillability.objectives import OBJECTIVES, ObjectiveOutput, build_objective
+from distillability.objectives import OBJECTIVES, ObjectiveOutput, ObjectiveSettings, build_objective
 from distillability.ops.support import on_top_k
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -30,18 +30,24 @@ PER_POSITION: dict[str, Callable[[list[float], list[float], int], float]] = {
     "total_variation": lambda teacher, student, target: reference.total_variation(teacher, student),
     "top_k_forward_kl": lambda teacher, student, target: reference.forward_kl(*reference.top_k(teacher, student, K, rest=True)),
     "top_k_reverse_kl": lambda teacher, student, target: reference.reverse_kl(*reference.top_k(teacher, student, K, rest=True)),
+    "universal": lambda teacher, student, target: (
+        reference.cross_entropy(student, target) + 1.5 * reference.sorted_distance(teacher, student)
+    ),
 }
 NEED_LOGITS = sorted(name for name, objective in OBJECTIVES.items() if objective.needs_teacher_logits)
+ONE_VOCABULARY = sorted(name for name, objective in OBJECTIVES.items() if not objective.crosses_tokenizers)
 
 
 def _call(name: str, student: torch.Tensor = STUDENT, teacher: torch.Tensor = TEACHER, targets: torch.Tensor = TARGETS) -> ObjectiveOutput:
-    objective = build_objective(name, top_k=K)
+    objective = build_objective(name, ObjectiveSettings(top_k=K))
     return objective(student_logits=student, teacher_logits=teacher if objective.needs_teacher_logits else None, target_ids=targets)
 
 
 def test_the_registry_holds_what_recipes_may_name() -> None:
     assert set(OBJECTIVES) == set(get_args(ObjectiveName)) == set(PER_POSITION)
     assert all(objective.name == name for name, objective in OBJECTIVES.items())
+    assert frozenset(OBJECTIVES) - set(ONE_VOCABULARY) == ANY_TOKENIZER_OBJECTIVES
+    assert frozenset(OBJECTIVES) - set(NEED_LOGITS) == TEXT_OBJECTIVES
     with pytest.raises(UserError, match=r"use one of .*forward_kl"):
         build_objective("nonsense")
 
@@ -62,7 +68,7 @@ def test_gradients(name: str) -> None:
     assert torch.autograd.gradcheck(lambda logits: _call(name, logits).sum, (student,))
 
 
-@pytest.mark.parametrize("name", NEED_LOGITS)
+@pytest.mark.parametrize("name", ONE_VOCABULARY)
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(name: str) -> None:
     assert _call(name, TEACHER).sum.item() == pytest.approx(0, abs=1e-12)
 
@@ -74,14 +80,14 @@ def test_seqkd_ends_in_certainty_about_the_trace() -> None:
 
 
 def test_jsd_takes_its_weight_from_the_recipe() -> None:
-    output = build_objective("jsd", jsd_weight=0.2)(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
+    output = build_objective("jsd", ObjectiveSettings(jsd_weight=0.2))(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
     expected = sum(reference.jsd(t, s, 0.2) for t, s in zip(TEACHER.tolist(), STUDENT.tolist(), strict=True))
     assert output.sum.item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["skewed_forward_kl", "skewed_reverse_kl"])
 def test_skewed_divergences_take_their_skew_from_the_recipe(name: str) -> None:
-    output = build_objective(name, skew=0.4)(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
+    output = build_objective(name, ObjectiveSettings(skew=0.4))(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
     rows = zip(TEACHER.tolist(), STUDENT.tolist(), strict=True)
     assert output.sum.item() == pytest.approx(sum(getattr(reference, name)(t, s, 0.4) for t, s in rows))
 
@@ -92,7 +98,7 @@ def test_a_logits_objective_without_logits_is_an_error(name: str) -> None:
         OBJECTIVES[name](student_logits=STUDENT, teacher_logits=None, target_ids=TARGETS)
 
 
-@pytest.mark.parametrize("name", NEED_LOGITS)
+@pytest.mark.parametrize("name", ONE_VOCABULARY)
 def test_another_vocabulary_is_refused_with_what_would_work(name: str) -> None:
     with pytest.raises(UserError, match="seqkd"):
         _call(name, teacher=TEACHER[:, :5])
@@ -133,7 +139,8 @@ TOP_K = {"top_k_forward_kl": reference.forward_kl, "top_k_reverse_kl": reference
 
 @pytest.mark.parametrize("name", TOP_K)
 def test_the_k_likeliest_tokens_can_be_renormalised(name: str) -> None:
-    output = build_objective(name, top_k=3, top_k_rest=False)(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
+    objective = build_objective(name, ObjectiveSettings(top_k=3, top_k_rest=False))
+    output = objective(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
     rows = zip(TEACHER.tolist(), STUDENT.tolist(), strict=True)
     assert output.sum.item() == pytest.approx(sum(TOP_K[name](*reference.top_k(*row, 3, rest=False)) for row in rows))
 
@@ -143,7 +150,8 @@ def test_all_tokens_are_the_plain_divergence(name: str) -> None:
     plain = _call(name.removeprefix("top_k_")).sum
     for k in (11, 32):
         for rest in (True, False):
-            output = build_objective(name, top_k=k, top_k_rest=rest)(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
+            objective = build_objective(name, ObjectiveSettings(top_k=k, top_k_rest=rest))
+            output = objective(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
             assert torch.equal(output.sum, plain)
 
 
@@ -162,7 +170,7 @@ def test_no_mass_outside_has_no_slope(name: str) -> None:
     """As where both models have the padding of a vocabulary masked: what is left is the plain divergence and its gradient."""
     teacher, student = (torch.cat((logits[:, :K], torch.full((6, 3), -math.inf)), 1) for logits in (TEACHER, STUDENT))
     gradients = []
-    for objective in (build_objective(name, top_k=K), build_objective(name.removeprefix("top_k_"))):
+    for objective in (build_objective(name, ObjectiveSettings(top_k=K)), build_objective(name.removeprefix("top_k_"))):
         logits = student.clone().requires_grad_()
         output = objective(student_logits=logits, teacher_logits=teacher, target_ids=TARGETS % K)
         gradients.append(torch.autograd.grad(output.sum, logits)[0])
@@ -172,5 +180,39 @@ def test_no_mass_outside_has_no_slope(name: str) -> None:
 def test_the_mass_outside_is_not_lost_where_one_minus_the_rest_would_be_0() -> None:
     logits = torch.full((2, 6), -40.0)
     logits[:, 0] = 0.0
-    for found in on_top_k(teacher_logits=logits, student_logits=logits, k=1, rest=True):
+
+    def seen(*, teacher_logits: torch.Tensor, student_logits: torch.Tensor) -> torch.Tensor:
+        return torch.stack((teacher_logits, student_logits))
+
+    for found in on_top_k(seen, teacher_logits=logits, student_logits=logits, k=1, rest=True):
         assert found[:, 1].tolist() == pytest.approx([math.log(5) - 40] * 2)
+
+
+@pytest.mark.parametrize("width", [1, 5, 11, 20])
+def test_a_teacher_of_another_vocabulary_is_compared_token_rank_by_token_rank(width: int) -> None:
+    teacher = 3 * torch.randn(6, width, generator=torch.Generator().manual_seed(width), dtype=torch.float64)
+    teacher[2] = -math.inf
+    expected = sum(PER_POSITION["universal"](*row) for row in zip(teacher.tolist(), STUDENT.tolist(), TARGETS.tolist(), strict=True))
+    assert _call("universal", teacher=teacher).sum.item() == pytest.approx(expected, rel=1e-12)
+    student = STUDENT.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda logits: _call("universal", logits, teacher).sum, (student,))
+
+
+def test_where_the_teacher_says_nothing_universal_is_seqkd() -> None:
+    silent = torch.full((6, 4), -math.inf, dtype=torch.float64)
+    assert torch.equal(_call("universal", teacher=silent).sum, _call("seqkd").sum)
+    assert build_objective("universal", ObjectiveSettings(universal_weight=0.0))(
+        student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS
+    ).sum.item() == pytest.approx(_call("seqkd").sum.item())
+
+
+def test_a_teacher_that_is_no_number_is_not_taken_for_a_silent_one() -> None:
+    with pytest.raises(UserError, match="not a number"):
+        _call("universal", teacher=TEACHER.index_fill(0, torch.tensor(1), math.nan))
+
+
+def test_universal_does_not_mind_which_token_is_which() -> None:
+    moved = TEACHER[:, torch.randperm(11, generator=torch.Generator().manual_seed(3))]
+    assert _call("universal", teacher=moved).sum.item() == pytest.approx(_call("universal").sum.item(), rel=1e-12)
+    with pytest.raises(ValueError, match="5 and 6 positions"):
+        _call("universal", teacher=TEACHER[:5])

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from distillability.config.presets import PRESETS, PresetName
 
 __all__ = [
+    "ANY_TOKENIZER_OBJECTIVES",
     "GRADER_NAMES",
     "TEXT_OBJECTIVES",
     "Arm",
@@ -43,8 +44,10 @@ ObjectiveName = Literal[
     "total_variation",
     "top_k_forward_kl",
     "top_k_reverse_kl",
+    "universal",
 ]
-TEXT_OBJECTIVES: frozenset[ObjectiveName] = frozenset({"seqkd"})  # they ask no teacher for its logits, so that any two tokenizers will do
+TEXT_OBJECTIVES: frozenset[ObjectiveName] = frozenset({"seqkd"})  # they ask no teacher for its logits
+ANY_TOKENIZER_OBJECTIVES: frozenset[ObjectiveName] = frozenset({"seqkd", "universal"})
 GRADER_NAMES = ("exact", "last_line", "contains_number", "choice", "math_verify", "reward_model")
 SchedulerName = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
 
@@ -308,6 +311,7 @@ class Distill(_Strict):
     skew: float = Field(0.1, gt=0, lt=1, description="λ of the skewed divergences: how much of the first distribution is mixed in.")
     top_k: int = Field(32, ge=1, description="The teacher's likeliest tokens that `top_k_*` see.")
     top_k_rest: bool = Field(True, description="`top_k_*` see the mass of all others as one class; false: the k are renormalised.")
+    universal_weight: float = Field(1.5, ge=0, description="Of the distance of sorted probabilities, beside cross-entropy.")
     few_shot: int = Field(2, ge=1, description="Demonstrations for the few-shot sources.")
     save_steps: int = Field(500, ge=1)
 

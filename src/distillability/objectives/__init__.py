@@ -1,46 +1,59 @@
-"""One distillation objective = one file; the registry below is what recipes name."""
+"""Distillation objectives; the registry below is what recipes name."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 from distillability.errors import UserError
 from distillability.objectives.base import Objective, ObjectiveOutput
-from distillability.objectives.forward_kl import ForwardKL
-from distillability.objectives.jsd import JSD
-from distillability.objectives.reverse_kl import ReverseKL
+from distillability.objectives.divergence import ByDivergence
 from distillability.objectives.seqkd import SeqKD
-from distillability.objectives.skewed_forward_kl import SkewedForwardKL
-from distillability.objectives.skewed_reverse_kl import SkewedReverseKL
-from distillability.objectives.top_k import TopK
-from distillability.objectives.total_variation import TotalVariation
-from distillability.ops.divergences import forward_kl, reverse_kl
+from distillability.objectives.universal import Universal
+from distillability.ops.divergences import forward_kl, jsd, reverse_kl, skewed_forward_kl, skewed_reverse_kl, total_variation
+from distillability.ops.support import on_top_k
 
-__all__ = ["OBJECTIVES", "Objective", "ObjectiveOutput", "build_objective"]
+__all__ = ["OBJECTIVES", "Objective", "ObjectiveOutput", "ObjectiveSettings", "build_objective"]
 
 
-def _all(jsd_weight: float = 0.5, skew: float = 0.1, top_k: int = 32, top_k_rest: bool = True) -> dict[str, Objective]:
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What a recipe's [distill] says of objectives, under the same names."""
+
+    jsd_weight: float = 0.5
+    skew: float = 0.1
+    top_k: int = 32
+    top_k_rest: bool = True
+    universal_weight: float = 1.5
+
+
+def _all(settings: ObjectiveSettings) -> dict[str, Objective]:
+    likeliest = partial(on_top_k, k=settings.top_k, rest=settings.top_k_rest)
     objectives: list[Objective] = [
         SeqKD(),
-        ForwardKL(),
-        ReverseKL(),
-        JSD(jsd_weight),
-        SkewedForwardKL(skew),
-        SkewedReverseKL(skew),
-        TotalVariation(),
-        TopK("top_k_forward_kl", forward_kl, top_k, top_k_rest),
-        TopK("top_k_reverse_kl", reverse_kl, top_k, top_k_rest),
+        ByDivergence("forward_kl", forward_kl),
+        ByDivergence("reverse_kl", reverse_kl),
+        ByDivergence("jsd", partial(jsd, teacher_weight=settings.jsd_weight)),
+        ByDivergence("skewed_forward_kl", partial(skewed_forward_kl, skew=settings.skew)),
+        ByDivergence("skewed_reverse_kl", partial(skewed_reverse_kl, skew=settings.skew)),
+        ByDivergence("total_variation", total_variation),
+        ByDivergence("top_k_forward_kl", partial(likeliest, forward_kl)),
+        ByDivergence("top_k_reverse_kl", partial(likeliest, reverse_kl)),
+        Universal(settings.universal_weight),
     ]
     return {objective.name: objective for objective in objectives}
 
 
-OBJECTIVES: dict[str, Objective] = _all()
+_DEFAULTS = ObjectiveSettings()
+OBJECTIVES: dict[str, Objective] = _all(_DEFAULTS)
 
 
-def build_objective(name: str, *, jsd_weight: float = 0.5, skew: float = 0.1, top_k: int = 32, top_k_rest: bool = True) -> Objective:
-    """The named objective with the recipe's settings.
+def build_objective(name: str, settings: ObjectiveSettings = _DEFAULTS) -> Objective:
+    """The named objective.
 
     Raises:
         UserError: there is no objective of that name.
     """
     if name not in OBJECTIVES:
         raise UserError.single(f"objective {name}", "there is no such objective", f"use one of {', '.join(OBJECTIVES)}")
-    return _all(jsd_weight, skew, top_k, top_k_rest)[name]
+    return _all(settings)[name]

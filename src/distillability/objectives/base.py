@@ -29,8 +29,15 @@ class Objective(Protocol):
     @property
     def needs_teacher_logits(self) -> bool: ...
 
+    @property
+    def crosses_tokenizers(self) -> bool:
+        """Whether teacher and student may have tokenizers of their own."""
+        ...
+
     def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
         """student_logits and teacher_logits [N, V] at the N valid positions, target_ids [N] the tokens of the trace.
+
+        For an objective that crosses tokenizers teacher_logits are [N, V'], all −∞ where no token of the teacher begins.
 
         Raises:
             UserError: the vocabularies differ, a target lies outside the student's, or the sum is not finite.

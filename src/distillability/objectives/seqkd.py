@@ -18,6 +18,7 @@ class SeqKD:
 
     name: str = "seqkd"
     needs_teacher_logits: bool = False
+    crosses_tokenizers: bool = True
 
     def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
         check_targets(self.name, student_logits, target_ids)

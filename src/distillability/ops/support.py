@@ -1,8 +1,9 @@
-"""Two next-token distributions on the tokens that one of them finds likeliest: what an interface that tells the k best gives away."""
+"""Divergences on the teacher's likeliest tokens: what an interface that tells the k best gives away; a remedy for tail noise."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -12,24 +13,27 @@ from distillability.ops.logprobs import widen
 __all__ = ["on_top_k"]
 
 
-def on_top_k(*, teacher_logits: torch.Tensor, student_logits: torch.Tensor, k: int, rest: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of teacher and student on the teacher's k likeliest tokens, [N, k + 1] or [N, k], or on all where there are no more.
+def on_top_k(
+    divergence: Callable[..., torch.Tensor], *, teacher_logits: torch.Tensor, student_logits: torch.Tensor, k: int, rest: bool
+) -> torch.Tensor:
+    """`divergence` [N] of teacher and student [N, V] on the teacher's k likeliest tokens, or on all where there are no more.
 
-    The gradient reaches the student's. A token that ties with the k-th is in or out by chance.
+    The plain sum over the k would be no divergence: a student lowers the reverse KL of it by moving mass out of the k. A token that ties
+    with the k-th is in or out by chance.
 
     Args:
-        rest: one more class, with all the mass outside the k, log(1 − Σ); else what is outside is forgotten, and a divergence of what is
-            returned is one of the renormalised distributions, which does not mind how much mass the student has elsewhere.
+        rest: one more class, with all the mass outside the k, log(1 − Σ); else what is outside is forgotten and the two are renormalised,
+            so that it does not matter how much mass the student has elsewhere.
 
     Raises:
         UserError: the vocabularies differ.
     """
     require_same_shape(teacher_logits, student_logits)
     if k >= teacher_logits.shape[-1]:
-        return teacher_logits, student_logits
+        return divergence(teacher_logits=teacher_logits, student_logits=student_logits)
     log_p, log_q = (widen(logits).log_softmax(-1) for logits in (teacher_logits, student_logits))
     places = log_p.topk(k, dim=-1, sorted=False).indices
-    return _gathered(log_p, places, rest), _gathered(log_q, places, rest)
+    return divergence(teacher_logits=_gathered(log_p, places, rest), student_logits=_gathered(log_q, places, rest))
 
 
 def _gathered(logprobs: torch.Tensor, places: torch.Tensor, rest: bool) -> torch.Tensor:

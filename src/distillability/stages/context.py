@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from distillability.config.recipe import Recipe
 from distillability.config.recipe import Task as TaskConfig
 from distillability.config.sources import Source, parse_source
-from distillability.models.load import LoadedModel, initialise_student, load_model
+from distillability.models.load import LoadedModel, initialise_student, load_model, load_tokenizer
 from distillability.scoring.likelihood import Scorer
 from distillability.stages.layout import calibration_folder
 from distillability.tasks import Task, build_task
@@ -67,6 +68,10 @@ class TaskContext:
         if name == "plain":
             return self.plain()
         return self.load(calibration_folder(self.run, self.task_name, name, calibration or 0) / "model")
+
+    def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
+        """That of the plain teacher, and of all that are made of it."""
+        return load_tokenizer(self.config.teacher, **self.recipe.loading)
 
     def untrained_student(self, seed: int) -> LoadedModel:
         """What student number `seed` is before it has learnt anything: its checkpoint, or weights of its own where the recipe says so."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import fields
 
 from distillability.errors import UserError
 from distillability.files import write_json
-from distillability.objectives import OBJECTIVES, build_objective
+from distillability.objectives import OBJECTIVES, ObjectiveSettings, build_objective
 from distillability.stages.context import TaskContext
 from distillability.stages.jobs import Job
 from distillability.stages.layout import signals_file, traces_file
@@ -53,8 +54,8 @@ def student_jobs(context: TaskContext) -> list[Job]:
 
 def _distill(context: TaskContext, student: Student) -> int | None:
     folder = student.folder(context)
-    said = context.recipe.distill
-    objective = build_objective(student.objective, jsd_weight=said.jsd_weight, skew=said.skew, top_k=said.top_k, top_k_rest=said.top_k_rest)
+    said = {field.name: getattr(context.recipe.distill, field.name) for field in fields(ObjectiveSettings)}
+    objective = build_objective(student.objective, ObjectiveSettings(**said))
     traces = usable(load_traces(traces_file(context.run, context.task_name, student.source, student.calibration), student.queries))
     if not traces:
         raise UserError.single(
@@ -75,6 +76,7 @@ def _distill(context: TaskContext, student: Student) -> int | None:
         settings=student_settings(context, student),
         autocast_dtype=context.student_dtype,
         folder=folder,
+        recorded_by=context.teacher_tokenizer() if signals is not None and objective.crosses_tokenizers else None,
     )
     tokens = None if resumed else int(outcome["tokens"])  # those before the interruption are in no time that is known
     if not is_main():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
-from distillability.config.recipe import TEXT_OBJECTIVES, ObjectiveName, Recipe
+from distillability.config.recipe import ANY_TOKENIZER_OBJECTIVES, TEXT_OBJECTIVES, ObjectiveName, Recipe
 from distillability.config.recipe import Task as TaskConfig
 from distillability.config.schema import nearest
 from distillability.config.sources import SWEEP, Source, parse_source, source_names
@@ -125,11 +125,11 @@ def _gold_problems(where: str, name: str, objectives: Sequence[str]) -> Iterator
     logits = [objective for objective in objectives if objective not in TEXT_OBJECTIVES]
     if logits:
         what = f"{', '.join(logits)} on {name}: nobody's logits stand behind gold texts"
-        yield Problem(f"{where}.objectives", what, f"give {name} an arm with {_working_objectives()}")
+        yield Problem(f"{where}.objectives", what, f"give {name} an arm with {_names_of(TEXT_OBJECTIVES)}")
 
 
-def _working_objectives() -> str:
-    return ", ".join(name for name in get_args(ObjectiveName) if name in TEXT_OBJECTIVES)
+def _names_of(objectives: Collection[ObjectiveName]) -> str:
+    return ", ".join(name for name in get_args(ObjectiveName) if name in objectives)
 
 
 # --- a task, its data and its models -----------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def _pair_problems(checked: _Checked) -> Iterator[Problem]:
     if checked.recipe.calibrate.teachers:
         yield from _proxy_problems(checked)
     wanted = dict.fromkeys(objective for arm in checked.recipe.distill.arms for objective in arm.objectives)
-    logits = [objective for objective in wanted if objective not in TEXT_OBJECTIVES]
+    logits = [objective for objective in wanted if objective not in ANY_TOKENIZER_OBJECTIVES]
     if teacher and student and logits:
         difference, problems = _try(lambda: _vocabulary_difference(teacher, student) or _end_difference(checked.recipe, teacher, student))
         yield from problems
@@ -213,7 +213,7 @@ def _pair_problems(checked: _Checked) -> Iterator[Problem]:
             yield Problem(
                 f"{checked.where('student')} = {student.reference}",
                 f"{', '.join(logits)} compare logits token by token, but {difference}",
-                f"objectives that work for this pair: {_working_objectives()}; or use a student with the teacher's tokenizer",
+                f"objectives that work for this pair: {_names_of(ANY_TOKENIZER_OBJECTIVES)}; or use a student with the teacher's tokenizer",
             )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import (
+    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -26,6 +27,7 @@ from transformers import (
 )
 
 from distillability.models.batch import right_padded
+from distillability.models.boundaries import NOWHERE, in_other_tokens
 from distillability.models.chat import rendered_once
 from distillability.models.head import has_plain_head, states_and_head
 from distillability.models.load import LoadedModel
@@ -60,10 +62,19 @@ class StudentSettings:
 
 
 class _Traces(Dataset[dict[str, Any]]):
-    """Rows of a batch: a trace as the student reads it, its prompt as a live teacher does, what was recorded of it."""
+    """Rows of a batch: a trace as the student reads it, its prompt as a live teacher does, what was recorded of it.
 
-    def __init__(self, examples: Sequence[Example], asked: Sequence[list[int]] | None, signals: RecordedSignals | None):
-        self.examples, self.asked, self.signals = examples, asked, signals
+    places: for each token of a trace which of its recorded rows speaks of it, NOWHERE where none does; None where they are one to one.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        asked: Sequence[list[int]] | None,
+        signals: RecordedSignals | None,
+        places: Sequence[list[int]] | None,
+    ):
+        self.examples, self.asked, self.signals, self.places = examples, asked, signals, places
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -73,6 +84,9 @@ class _Traces(Dataset[dict[str, Any]]):
         row: dict[str, Any] = {"example": example, "asked": self.asked[index] if self.asked else example.prompt}
         if self.signals is not None:
             row["teacher"] = self.signals.rows(index)
+        if self.places is not None:
+            places = torch.tensor(self.places[index])
+            row |= {"teacher": row["teacher"][places.clamp_min(0)], "silent": places == NOWHERE}
         return row
 
 
@@ -85,7 +99,7 @@ class _Texts:
 
 
 def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
-    """input_ids, attention_mask, labels [B, T], right-padded; teacher [N, V or D] in the order of the valid positions."""
+    """input_ids, attention_mask, labels [B, T], right-padded; teacher [N, V or D] and silent [N] in the order of the valid positions."""
     examples: list[Example] = [row["example"] for row in rows]
     ids = pad_sequence([torch.tensor(example.ids) for example in examples], batch_first=True, padding_value=pad)
     column, prompt = torch.arange(ids.shape[1]), torch.tensor([[len(example.prompt)] for example in examples])
@@ -96,8 +110,9 @@ def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
         "labels": ids.masked_fill(~there | (column < prompt), IGNORE),
         "texts": _Texts(examples, [row["asked"] for row in rows]),
     }
-    if "teacher" in rows[0]:
-        batch["teacher"] = torch.cat([row["teacher"] for row in rows])
+    for name in ("teacher", "silent"):
+        if name in rows[0]:
+            batch[name] = torch.cat([row[name] for row in rows])
     return batch
 
 
@@ -142,18 +157,45 @@ class _StudentTrainer(Trainer):
         """What the teacher says at some of the positions: nothing, what was recorded, or the live teacher's logits in its own template."""
         if not self.objective.needs_teacher_logits:
             return lambda part: None
-        if "teacher" in inputs:
-            recorded, project = inputs["teacher"], projector(self.recorded_head)
-            return torch.no_grad()(lambda part: project(recorded[part]))
+        with torch.no_grad():
+            if "teacher" in inputs:
+                states, head, silent = inputs["teacher"], self.recorded_head, inputs.get("silent")
+            else:
+                states, head, silent = self._asked(inputs["texts"])
+            project = projector(head)
+
+        @torch.no_grad()
+        def logits(part: slice) -> torch.Tensor:
+            said = project(states[part])
+            return said if silent is None else said.masked_fill(silent[part, None], -torch.inf)
+
+        return logits
+
+    def _asked(self, texts: _Texts) -> tuple[torch.Tensor, torch.nn.Module, torch.Tensor | None]:
+        """The live teacher's states [N, …] at the student's positions, what makes logits of them, and [N] where it says nothing."""
         if self.teacher is None:
             raise ValueError(f"{self.objective.name} needs recorded teacher signals or a live teacher")
-        texts: _Texts = inputs["texts"]
         read = [Example(asked, example.completion) for asked, example in zip(texts.asked, texts.examples, strict=True)]
-        with torch.no_grad():
-            where, _ = right_padded(read, self.teacher.tokenizer, self.teacher.device)
-            states, head = states_and_head(self.teacher.model, plain_head=self.plain_head["teacher"], **where)
-            project = projector(head)
-        return torch.no_grad()(lambda part: project(states[part]))
+        places = None
+        if self.objective.crosses_tokenizers:
+            read, places = self._in_its_own_tokens(read)
+        where, _ = right_padded(read, self.teacher.tokenizer, self.teacher.device)
+        states, head = states_and_head(self.teacher.model, plain_head=self.plain_head["teacher"], **where)
+        if places is None:
+            return states, head, None
+        places = places.to(states.device)
+        return states[places.clamp_min(0)], head, places == NOWHERE
+
+    def _in_its_own_tokens(self, texts: Sequence[Example]) -> tuple[list[Example], torch.Tensor]:
+        """Completions of the student as the teacher encodes them, and [N] which of all its positions is each of the student's."""
+        assert self.teacher is not None
+        read, places, before = [], [], 0
+        for text in texts:
+            completion, found = in_other_tokens(self.student.tokenizer, self.teacher.tokenizer, text.completion)
+            places += [place if place == NOWHERE else before + place for place in found]
+            read.append(Example(text.prompt, completion))
+            before += len(completion)
+        return read, torch.tensor(places)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Swap in the student's own completions before tokens are counted, so that the divisor counts what is learnt from."""
@@ -199,6 +241,7 @@ def distill_student(
     settings: StudentSettings,
     autocast_dtype: torch.dtype | None,
     folder: Path,
+    recorded_by: PreTrainedTokenizerBase | None = None,
     progress: Callable[[int, int], None] = lambda step, total: None,
 ) -> dict[str, Any]:
     """Distil one student from `traces` and save it as `folder/model`; resumes from its own checkpoints.
@@ -206,7 +249,9 @@ def distill_student(
     Args:
         traces: complete ones only (no truncated text is a target).
         signals: what the teacher said, of exactly these traces; None where the objective needs nothing or `teacher` is live.
-        teacher: asked at every step where nothing is recorded, and for the student's own completions. Same vocabulary as the student.
+        teacher: asked at every step where nothing is recorded, and for the student's own completions. Of the student's vocabulary, unless
+            the objective crosses tokenizers.
+        recorded_by: the tokenizer of who said `signals`, where the objective crosses tokenizers.
 
     Returns:
         steps, seconds, tokens of the traces seen (all visits counted).
@@ -214,7 +259,7 @@ def distill_student(
     if any(trace.truncated for trace in traces) or not traces:
         raise ValueError("a student learns from complete traces, at least one")
     checkpoint = last_checkpoint(folder / "checkpoints")
-    trainer = student_trainer(student, objective, traces, signals, teacher, settings, autocast_dtype, folder)
+    trainer = student_trainer(student, objective, traces, signals, teacher, settings, autocast_dtype, folder, recorded_by)
     record = _Record(MetricsFile(folder / "metrics.jsonl", keep_to_step=checkpoint.step if checkpoint else 0), progress)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(record)
@@ -241,16 +286,23 @@ def student_trainer(
     settings: StudentSettings,
     autocast_dtype: torch.dtype | None,
     folder: Path,
+    recorded_by: PreTrainedTokenizerBase | None = None,
 ) -> _StudentTrainer:
     """The trainer behind `distill_student`, ready to train."""
     examples = [encode_trace(student, trace) for trace in traces]
     asked = {"student": student, "teacher": teacher}
     plain_head = {role: has_plain_head(loaded.model) for role, loaded in asked.items() if loaded is not None}
     of_teacher = None if teacher is None else rendered_once(teacher.tokenizer, [trace.prompt for trace in traces])
+    places = None
+    if signals is not None and recorded_by is not None:
+        places = [
+            in_other_tokens(student.tokenizer, recorded_by, example.completion, trace.text)[1]
+            for example, trace in zip(examples, traces, strict=True)
+        ]
     trainer = _StudentTrainer(
         model=student.model.train(),
         args=on_one_device(_training_arguments(settings, student, autocast_dtype, folder)),
-        train_dataset=_Traces(examples, of_teacher, signals),
+        train_dataset=_Traces(examples, of_teacher, signals, places),
         data_collator=lambda rows: _collate(rows, student.tokenizer.pad_token_id),
         processing_class=student.tokenizer,
     )

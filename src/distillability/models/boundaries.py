@@ -1,0 +1,56 @@
+"""Where in a text each token begins, so that positions of two tokenizers can be paired by what was read before them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedTokenizerBase
+
+from distillability.errors import UserError
+from distillability.models.chat import completion_ids, end_of_turn_id
+
+__all__ = ["NOWHERE", "in_other_tokens", "token_starts"]
+
+NOWHERE = -1
+
+
+def token_starts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[int]:
+    """In characters of `text`, where each of `ids` begins, an end of sequence at the end of them where the text ends.
+
+    NOWHERE where a token begins inside a character, and from where on the ids no longer spell `text`.
+
+    Raises:
+        UserError: the tokenizer is written in Python, and cannot decode token by token.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError.single(
+            str(tokenizer.name_or_path), "its tokenizer has no fast form, which tells where tokens begin", "use seqkd for this pair"
+        )
+    stream, place, spelt, starts = DecodeStream(skip_special_tokens=False), 0, True, [0]
+    for token in ids[:-1]:
+        piece = stream.step(backend, token)  # None: not yet a whole character
+        spelt = spelt and (piece is None or text.startswith(piece, place))
+        place += len(piece or "")
+        starts.append(place if spelt and piece is not None else NOWHERE)
+    return starts[: len(ids)]
+
+
+def in_other_tokens(
+    tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, completion: Sequence[int], text: str | None = None
+) -> tuple[list[int], list[int]]:
+    """A completion in the tokens of another model, and for each of its own tokens which of those begins in the same place of its text.
+
+    There both models have read the same and predict what comes next; NOWHERE where none begins. An end of turn becomes the other's.
+
+    Args:
+        text: what the other reads; what `completion` spells where it is None.
+    """
+    ended = completion[-1:] == [end_of_turn_id(tokenizer)]
+    if text is None:
+        text = tokenizer.decode(completion[:-1] if ended else completion, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    theirs = completion_ids(other, text) + [end_of_turn_id(other)] * ended
+    place_of = {start: place for place, start in reversed([*enumerate(token_starts(other, theirs, text))])}
+    starts = token_starts(tokenizer, completion, text)
+    return theirs, [NOWHERE if start == NOWHERE else place_of.get(start, NOWHERE) for start in starts]
