@@ -30,7 +30,6 @@ from distillability.report.tables import control_arm
 
 __all__ = ["Picture", "budget_line", "calibration_picture", "knob_picture", "queries_picture", "save", "styled"]
 
-_SVG_LIMIT = 150_000  # bytes; larger pictures are kept as PNG alone
 _DPI = 160
 _CSS_PIXELS = 0.64  # of the page, for one pixel of a PNG
 _INK = "#333333"
@@ -51,7 +50,6 @@ _STYLE: dict[str, Any] = {
     "grid.linewidth": 0.8,
     "text.color": _INK,
     "text.parse_math": False,  # names and modes are data, not formulas
-    "svg.hashsalt": "distillability",
     "figure.facecolor": "white",
 }
 # Not the colours of sources: a mode is another thing.
@@ -60,48 +58,40 @@ _MODE_COLOURS = ("#1b7f5c", "#c2185b", "#8fd3b6", "#f3a6c6", "#c9b400", "#6d4c2f
 
 @dataclass(frozen=True)
 class Picture:
-    """A saved figure. `files`: names in figures/. `uri`: the PNG as a data URI. `alt`: what it shows, in words.
+    """A saved figure. `file`: its name in figures/. `uri`: the same as a data URI. `alt`: what it shows, in words.
 
     width: CSS pixels, so that letters are as large in one picture as in the next.
     """
 
     name: str
-    files: tuple[str, ...]
+    file: str
     uri: str
     alt: str
     width: int
 
 
 def save(figure: Figure, folder: Path, name: str, alt: str) -> Picture:
-    """Write `name`.png, and `name`.svg where that is small."""
+    """Write `name`.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    png, svg = io.BytesIO(), io.BytesIO()
+    png = io.BytesIO()
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # a name in another script gets boxes, not noise
         box = _laid_out(figure)
         figure.savefig(png, format="png", dpi=_DPI, bbox_inches=box, metadata={"Software": None})
-        figure.savefig(svg, format="svg", bbox_inches=box, metadata={"Date": None, "Creator": None})
-    files = [f"{name}.png"]
-    _write(folder / files[0], png.getvalue())
-    if len(svg.getvalue()) <= _SVG_LIMIT:
-        files.append(f"{name}.svg")
-        _write(folder / files[1], svg.getvalue())
+    file = f"{name}.png"
+    with new_file(folder / file) as temporary:
+        temporary.write_bytes(png.getvalue())
     uri = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
     pixels = int.from_bytes(png.getvalue()[16:20], "big")  # the header's width
-    return Picture(name, tuple(files), uri, alt, round(pixels * _CSS_PIXELS))
+    return Picture(name, file, uri, alt, round(pixels * _CSS_PIXELS))
 
 
 def _laid_out(figure: Figure) -> Bbox:
-    """Lay it out once, for both files; by themselves each would do so, and measure what is drawn. Returns what is drawn, in inches."""
+    """Lay it out once; saving alone would do so twice, to measure what is drawn and to draw it. Returns what is drawn, in inches."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()
     figure.set_layout_engine(None)
     return figure.get_tightbbox(renderer).padded(mpl.rcParams["savefig.pad_inches"])
-
-
-def _write(path: Path, content: bytes) -> None:
-    with new_file(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def _layout() -> ConstrainedLayoutEngine:
