@@ -17,6 +17,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import (
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
@@ -25,6 +26,8 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import align_special_tokens
+from transformers.utils import logging as transformers_logging
 
 from distillability.models.batch import right_padded
 from distillability.models.boundaries import NOWHERE, in_other_tokens
@@ -300,7 +303,7 @@ def student_trainer(
             for example, trace in zip(examples, traces, strict=True)
         ]
     trainer = _StudentTrainer(
-        model=student.model.train(),
+        model=_aligned(student).train(),
         args=on_one_device(_training_arguments(settings, student, autocast_dtype, folder)),
         train_dataset=_Traces(examples, of_teacher, signals, places),
         data_collator=lambda rows: _collate(rows, student.tokenizer.pad_token_id),
@@ -311,6 +314,15 @@ def student_trainer(
     if signals is not None:
         trainer.recorded_head = signals.head().to(student.device)
     return trainer
+
+
+def _aligned(student: LoadedModel) -> PreTrainedModel:
+    """The model, its configuration naming the tokenizer's special tokens: a trainer sees to that too, and warns of it at every student."""
+    said = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    align_special_tokens(student.model, student.tokenizer)
+    transformers_logging.set_verbosity(said)
+    return student.model
 
 
 def _training_arguments(
