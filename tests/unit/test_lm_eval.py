@@ -6,6 +6,7 @@ import json
 import math
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from typer.testing import CliRunner
 
 from distillability.cli import app
 from distillability.errors import UserError
-from distillability.evaluation.lm_eval import _names_no_other, evaluate_on_tasks
+from distillability.evaluation import lm_eval as module
+from distillability.evaluation.lm_eval import _manager, _names_no_other, evaluate_on_tasks
 from distillability.models.load import LoadedModel, load_model
 from distillability.results import read_results
 
@@ -92,8 +94,9 @@ def test_a_file_of_a_task_through_the_command_line(tiny: dict[str, Path], tasks:
     assert json.loads(outcome.stdout.splitlines()[-1])["rows"][0]["value"] == row.value
 
 
-def test_a_task_that_is_none_and_data_that_is_not_there(tiny: dict[str, Path], tasks: Path) -> None:
+def test_a_task_that_is_none_and_data_that_is_not_there(tiny: dict[str, Path], tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_model(tiny["student"])
+    monkeypatch.setattr(module, "_manager", lambda folder, include_defaults: _manager(folder, include_defaults=False))
     with pytest.raises(UserError, match="did you mean 'sums'"):
         evaluate_on_tasks(loaded, ["sumss"], include_path=tasks)
     with pytest.raises(UserError, match="the data cannot be had"):
@@ -107,6 +110,22 @@ def test_a_model_without_a_template_is_evaluated_as_plain_text(tiny: dict[str, P
         evaluate_on_tasks(loaded, ["sums"], include_path=tasks)
     (row,) = evaluate_on_tasks(loaded, ["sums"], include_path=tasks, as_chat=False).rows
     assert row.value == pytest.approx(_expected(loaded, as_chat=False))
+
+
+@pytest.mark.parametrize(("names", "read"), [(["sums"], [False]), (["sums.yaml"], [False]), (["sums", "arc_easy"], [False, True])])
+def test_what_lm_eval_brings_along_is_read_where_a_folder_lacks_a_task(
+    tasks: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], read: list[bool]
+) -> None:
+    found = []
+
+    def manager(folder: str | None, *, include_defaults: bool) -> Any:
+        found.append(include_defaults)
+        return _manager(folder, include_defaults=False)
+
+    monkeypatch.setattr(module, "_manager", manager)
+    monkeypatch.chdir(tasks)
+    module._index_for(names, tasks)
+    assert found == read
 
 
 @pytest.mark.parametrize(

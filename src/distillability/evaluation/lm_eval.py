@@ -67,8 +67,7 @@ def evaluate_on_tasks(
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    alone = all(_is_file(task) and _names_no_other(Path(task)) for task in tasks)
-    manager = _manager(None if include_path is None else str(include_path), include_defaults=not alone)
+    manager = _index_for(tasks, include_path)
     unknown = list(_unknown(tasks, manager.all_tasks))
     if unknown:
         raise UserError(unknown)
@@ -96,9 +95,17 @@ def evaluate_on_tasks(
     return OnTasks(list(_rows(found, role, loaded.reference, seed, confidence)), notes)
 
 
+def _index_for(tasks: Sequence[str], include_path: Path | None) -> Any:
+    """lm-eval's index of tasks, without what it brings along where the folder has all that are asked for."""
+    folder = None if include_path is None else str(include_path)
+    own = _manager(folder, include_defaults=False)
+    alone = all(task in own.all_subtasks or (_is_file(task) and _names_no_other(Path(task))) for task in tasks)
+    return own if alone else _manager(folder, include_defaults=True)
+
+
 @cache
 def _manager(include_path: str | None, *, include_defaults: bool) -> Any:
-    """lm-eval's index of tasks; reading what it brings along takes longer than many evaluations."""
+    """An index of tasks; reading what lm-eval brings along takes longer than many evaluations."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=include_path, include_defaults=include_defaults)
