@@ -26,7 +26,7 @@ def test_every_row_that_the_recipe_asks_for_is_there(smoke: Path) -> None:
     students = {(row.source, row.objective) for row in results.rows if row.role == "student" and row.metric == "accuracy"}
     assert {("plain", objective) for objective in ("seqkd", "forward_kl", "reverse_kl", "jsd")} <= students
     assert {(source, objective) for source in ("distillable", "undistillable") for objective in ("seqkd", "forward_kl")} <= students
-    for control in ("plain_best_of_8", "gold_steps", "undistillable_few_shot", "answer_only"):
+    for control in ("plain_best_of_8", "gold_steps", "undistillable_few_shot", "undistillable_likeliest_of_8", "answer_only"):
         assert (control, "seqkd") in students
     teachers = {row.source for row in results.rows if row.role == "teacher" and row.split == "test"}
     assert teachers == {"plain", "distillable", "undistillable", "knob_0", "length_only_up"}

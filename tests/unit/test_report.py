@@ -395,6 +395,9 @@ def test_what_was_not_tested_is_worked_out_from_the_rows() -> None:
         assert present not in whole
     assert "No attacker had access to weights" in whole  # top_k_* see what an interface to log-probabilities tells
     assert "access to top-k log-probabilities or weights" in small
+    assert "Selection and cleaning" in small and "Selection and cleaning" in whole
+    chosen = told([*full_rows(), *student_rows("undistillable_likeliest_of_8", 0.2, "seqkd", calibration=0)])
+    assert "Selection and cleaning" not in chosen
 
 
 def test_a_line_cut_off_by_a_stop_is_passed_over_and_a_broken_one_is_not(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ class Source:
     Attributes:
         teacher: who is asked: `plain`, a calibrated teacher's name, or None where nobody is (gold).
         prefill: `common`, the bytes common to all answers with steps; `oracle`, the first bytes of the easy mode.
-        select: keep one of `draws` sampled texts, the highest or lowest in C.
+        select: keep one of `draws` sampled texts, the highest or lowest in C, or the one that the proxy alone finds likeliest a byte: a
+            thief has a small model of his own, and not the original teacher.
         cut: `answer_only` keeps the answer and drops the steps.
         gold: `answers` or `steps` of the task instead of a teacher's text.
     """
@@ -29,7 +30,7 @@ class Source:
     prefill: Literal["common", "oracle"] | None = None
     few_shot: bool = False
     draws: int = 1
-    select: Literal["best", "worst"] | None = None
+    select: Literal["best", "worst", "likeliest"] | None = None
     cut: Literal["answer_only"] | None = None
     gold: Literal["answers", "steps"] | None = None
 
@@ -46,13 +47,14 @@ CONTROLS: dict[str, Source] = {
     )
 }
 # What anybody can do without calibrating: the rivals of the distillable teacher. Oracle prefills and gold steps are ceilings instead.
-FREE_ALTERNATIVES = ("plain_greedy", "plain_prefilled", "plain_best_of_8", "gold_answers")
+FREE_ALTERNATIVES = ("plain_greedy", "plain_prefilled", "plain_best_of_8", "plain_likeliest_of_8", "gold_answers")
 CEILINGS = ("plain_prefilled_oracle", "gold_steps")  # they need what no query buys
 
 _SUFFIXES: dict[str, dict[str, object]] = {
     "_prefilled_oracle": {"prefill": "oracle"},
     "_prefilled": {"prefill": "common"},
     "_few_shot": {"few_shot": True},
+    "_likeliest_of_8": {"draws": 8, "select": "likeliest"},
 }
 
 

@@ -69,13 +69,15 @@ def _attacks(index: Index, task: str, rows: Sequence[Row]) -> Iterator[str]:
     if not any(arm.prefix != "teacher" for arm in arms):
         yield "No on-policy attack: every student learnt on the teacher's own prefixes."
     guards = [source for source in index.spectrum(task) if kind_of(source) == "calibrated" and (index.knob(task, source) or 0) < 0]
-    elicited = {parent_of(source) for source in index.sources(task)}
+    selected = {source for source in index.sources(task) if source.endswith("_likeliest_of_8")}
+    elicited = {parent_of(source) for source in index.sources(task) if source not in selected}
     unasked = [guard for guard in guards if guard not in elicited]
     if unasked:
         yield f"Elicitation of {', '.join(unasked)} (prefill, examples in the prompt) was not tried."
     if not attackers:
         yield "Elicitation by temperature or by rephrased prompts was not tried."
-        yield "Selection and cleaning of a guarded teacher's traces by the attacker was not tried."
+        if not any(parent_of(source) in guards for source in selected):
+            yield "Selection and cleaning of a guarded teacher's traces by the attacker was not tried."
         yield "Answers only with the attacker's own steps, and gold data mixed in, were not tried."
     accesses = {row.access for row in rows if row.access} | {"top_k" for arm in arms if (arm.objective or "").startswith("top_k_")}
     absent = [name for key, name in (("top_k", "top-k log-probabilities"), ("weights", "weights")) if key not in accesses]

@@ -19,17 +19,19 @@ MARKERS = {"free": "s", "ceiling": "^", "control": "X", "before": "|"}  # by kin
 
 _NAMED = {"distillable": 1.0, "undistillable": -1.0}  # where no row tells the knob, the name still tells its sign
 
-_SUFFIXES = ("_prefilled_oracle", "_prefilled", "_few_shot")
+_SUFFIXES = {
+    "_prefilled_oracle": "easy-mode prefill",
+    "_prefilled": "generic prefill",
+    "_few_shot": "few-shot",
+    "_likeliest_of_8": "likeliest of 8",
+}
 _CONTROLS = ("answer_only", "plain_worst_of_8", "length_only_up", "length_only_down", "plain_few_shot")
 _LABELS = {
     SWEEP: "all values of the knob",
     "none": "student before",
     "plain_greedy": "plain, greedy",
-    "plain_prefilled": "plain, generic prefill",
-    "plain_prefilled_oracle": "plain, easy-mode prefill",
     "plain_best_of_8": "plain, best of 8",
     "plain_worst_of_8": "plain, worst of 8",
-    "plain_few_shot": "plain, few-shot",
     "answer_only": "plain, steps removed",
     "gold_answers": "gold answers, no teacher",
     "gold_steps": "gold steps, no teacher",
@@ -44,6 +46,7 @@ _ISOLATES = {
     "plain_best_of_8": "what selection by C does, without calibration",
     "plain_worst_of_8": "what selection against C does, without calibration",
     "plain_few_shot": "what examples in the prompt do",
+    "plain_likeliest_of_8": "what choosing by a small model alone does",
     "answer_only": "what hiding the steps does",
     "gold_answers": "what data without a teacher does",
     "gold_steps": "worked solutions that no query buys",
@@ -95,7 +98,7 @@ def describe(source: str) -> dict[str, str]:
     kind = kind_of(source)
     isolates = _ISOLATES.get(source, "")
     if kind == "elicitation":
-        isolates = "whether the easy mode is gone or only unasked"
+        isolates = "whether the easy mode is gone or only " + ("rare" if source.endswith("_likeliest_of_8") else "unasked")
     return {"source": source, "label": label(source), "kind": kind, "kind_label": _KINDS[kind], "isolates": isolates}
 
 
@@ -106,8 +109,7 @@ def label(source: str) -> str:
     parent = parent_of(source)
     if parent is None:
         return source
-    how = {"_prefilled_oracle": "easy-mode prefill", "_prefilled": "generic prefill", "_few_shot": "few-shot"}[source.removeprefix(parent)]
-    return f"{parent}, {how}"
+    return f"{parent}, {_SUFFIXES[source.removeprefix(parent)]}"
 
 
 def sort_key(source: str, knob: float | None) -> tuple[int, float, str]:

@@ -131,7 +131,8 @@ def _against_tricks(arms: _Arms) -> Iterator[Row]:
         alternatives["plain at 4 Q"] = richer
     if alternatives:  # once another is there, asking the plain teacher is one as well
         alternatives = arms.some("plain", objective="seqkd", budget=budget) | alternatives
-    attacks = arms.some("plain", "plain_prefilled", "plain_few_shot", "plain_greedy", objective="seqkd", budget=budget)
+    asked = ("plain", "plain_prefilled", "plain_few_shot", "plain_greedy", "plain_likeliest_of_8")
+    attacks = arms.some(*asked, objective="seqkd", budget=budget)
     for name in arms.measured.context.recipe.calibrate.teachers:
         for calibration in range(arms.measured.context.recipe.calibrate.calibrations):
             scores = arms.scores(name, "seqkd", budget, calibration)
@@ -147,7 +148,7 @@ def _yields(arms: _Arms, name: str, calibration: int, plain: dict[str, Scores]) 
     which: dict[str, Any] = {"objective": "seqkd", "budget": arms.headline, "calibration": calibration}
     elicited = arms.some(f"{name}_prefilled", f"{name}_few_shot", **which)
     oracle = arms.some(f"{name}_prefilled_oracle", **which)
-    passive = arms.some(name, **which)
+    others = arms.some(name, f"{name}_likeliest_of_8", **which)
     common: dict[str, Any] = {"plain": plain, "floor": arms.floor()}
     if len(elicited) == 2:
         measure = attack_yield(guard=elicited, **common, **arms.options("elicited", name, calibration))
@@ -155,8 +156,8 @@ def _yields(arms: _Arms, name: str, calibration: int, plain: dict[str, Scores]) 
     if oracle:
         measure = attack_yield(guard=oracle, **common, **arms.options("oracle", name, calibration))
         yield arms.row("oracle_elicited_yield", measure, name, **which)
-    if passive or elicited:
-        measure = attack_yield(guard=passive | elicited, **common, **arms.options("yield", name, calibration))
+    if others or elicited:
+        measure = attack_yield(guard=others | elicited, **common, **arms.options("yield", name, calibration))
         yield arms.row("yield", measure, name, **which)
 
 

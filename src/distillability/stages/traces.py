@@ -124,14 +124,16 @@ def _demonstrations(context: TaskContext) -> list[tuple[str, str]]:
 
 
 def _select(context: TaskContext, source: Source, drawn: Sequence[Trace]) -> list[Trace]:
-    """The trace of highest (or lowest) C among the draws of each prompt, by all proxies; where none has one, the first draw."""
-    settings, sign = context.recipe.calibrate, 1.0 if source.select == "best" else -1.0
+    """One of the draws of each prompt: of highest (or lowest) C, or likeliest, by all proxies; where none has one, the first."""
+    settings, sign = context.recipe.calibrate, -1.0 if source.select == "worst" else 1.0
     columns = [trace.prompt for trace in drawn], [trace.text for trace in drawn], [trace.truncated for trace in drawn]
-    reference = context.scorer(context.plain()).score(*columns)
     scores = [context.scorer(context.load(name)).score(*columns) for name in context.config.all_proxies]
-    values = torch.stack([compatibility(of_proxy, reference, settings.normaliser) for of_proxy in scores]).view(
-        len(scores), -1, source.draws
-    )
+    if source.select == "likeliest":
+        per_proxy = [torch.tensor([one.logprob / max(1, one.n_bytes) if one else torch.nan for one in of_proxy]) for of_proxy in scores]
+    else:
+        reference = context.scorer(context.plain()).score(*columns)
+        per_proxy = [compatibility(of_proxy, reference, settings.normaliser) for of_proxy in scores]
+    values = torch.stack(per_proxy).view(len(scores), -1, source.draws)
     found = aggregate(values, torch.ones_like(values[0], dtype=torch.bool), settings.proxy_aggregate, sign)
     picks = (sign * found).nan_to_num(nan=-torch.inf).argmax(dim=1)
     return [drawn[row * source.draws + int(pick)] for row, pick in enumerate(picks)]
