@@ -397,7 +397,9 @@ def test_what_was_not_tested_is_worked_out_from_the_rows() -> None:
     assert "access to top-k log-probabilities or weights" in small
     assert "Selection and cleaning" in small and "Selection and cleaning" in whole
     chosen = told([*full_rows(), *student_rows("undistillable_likeliest_of_8", 0.2, "seqkd", calibration=0)])
-    assert "Selection and cleaning" not in chosen
+    assert "Selection and cleaning" not in chosen and "Elicitation by temperature" in chosen
+    hot = told([*full_rows(), *student_rows("undistillable_hot", 0.2, "seqkd", calibration=0)])
+    assert "Elicitation by rephrased prompts was not tried" in hot and "Selection and cleaning" in hot
 
 
 def test_a_line_cut_off_by_a_stop_is_passed_over_and_a_broken_one_is_not(tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ def test_suffixes(name: str, teacher: str | None, prefill: str | None) -> None:
     assert source is not None and source.teacher == teacher and source.prefill == prefill
 
 
+def test_a_thief_may_ask_at_another_temperature_and_choose() -> None:
+    hot, chosen, both = (parse_source(f"undistillable{how}", TEACHERS) for how in ("_hot", "_likeliest_of_8", "_hot_likeliest_of_8"))
+    assert hot is not None and chosen is not None and both is not None
+    assert (hot.temperature, chosen.temperature, both.temperature) == (1.5, 1.0, 1.5)
+    assert (hot.draws, chosen.draws, both.draws) == (1, 8, 8) and chosen.select == both.select == "likeliest"
+
+
 @pytest.mark.parametrize("name", ["knob_0", "plain_prefiled", "gold_steps_prefilled", "undistillable_best_of_8"])
 def test_unknown_names(name: str) -> None:
     assert parse_source(name, TEACHERS) is None

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CEILINGS", "CONTROLS", "FREE_ALTERNATIVES", "SWEEP", "Source", "parse_source", "source_names"]
+__all__ = ["CEILINGS", "CONTROLS", "FREE_ALTERNATIVES", "SWEEP", "THIEVES", "Source", "parse_source", "source_names"]
 
 SWEEP = "sweep"  # in results, the source of what is said of all values of the knob together
 
@@ -17,6 +17,7 @@ class Source:
 
     Attributes:
         teacher: who is asked: `plain`, a calibrated teacher's name, or None where nobody is (gold).
+        temperature: of the sampling.
         prefill: `common`, the bytes common to all answers with steps; `oracle`, the first bytes of the easy mode.
         select: keep one of `draws` sampled texts, the highest or lowest in C, or the one that the proxy alone finds likeliest a byte: a
             thief has a small model of his own, and not the original teacher.
@@ -27,6 +28,7 @@ class Source:
     name: str
     teacher: str | None
     decoding: Literal["greedy", "sampled"] = "sampled"
+    temperature: float = 1.0
     prefill: Literal["common", "oracle"] | None = None
     few_shot: bool = False
     draws: int = 1
@@ -47,7 +49,15 @@ CONTROLS: dict[str, Source] = {
     )
 }
 # What anybody can do without calibrating: the rivals of the distillable teacher. Oracle prefills and gold steps are ceilings instead.
-FREE_ALTERNATIVES = ("plain_greedy", "plain_prefilled", "plain_best_of_8", "plain_likeliest_of_8", "gold_answers")
+FREE_ALTERNATIVES = (
+    "plain_greedy",
+    "plain_prefilled",
+    "plain_best_of_8",
+    "plain_likeliest_of_8",
+    "plain_hot",
+    "plain_hot_likeliest_of_8",
+    "gold_answers",
+)
 CEILINGS = ("plain_prefilled_oracle", "gold_steps")  # they need what no query buys
 
 _SUFFIXES: dict[str, dict[str, object]] = {
@@ -55,7 +65,11 @@ _SUFFIXES: dict[str, dict[str, object]] = {
     "_prefilled": {"prefill": "common"},
     "_few_shot": {"few_shot": True},
     "_likeliest_of_8": {"draws": 8, "select": "likeliest"},
+    "_hot": {"temperature": 1.5},
+    "_hot_likeliest_of_8": {"temperature": 1.5, "draws": 8, "select": "likeliest"},
 }
+# Ways of buying from a teacher that need no knowledge of its easy mode; what few-shot and a generic prefill elicit is told apart.
+THIEVES = ("_likeliest_of_8", "_hot", "_hot_likeliest_of_8")
 
 
 def parse_source(name: str, teachers: Collection[str]) -> Source | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
 from distillability.config.recipe import ObjectiveName
+from distillability.config.sources import THIEVES
 from distillability.report.naming import kind_of, label, parent_of
 from distillability.report.rows import Index
 from distillability.results import Row
@@ -69,14 +70,16 @@ def _attacks(index: Index, task: str, rows: Sequence[Row]) -> Iterator[str]:
     if not any(arm.prefix != "teacher" for arm in arms):
         yield "No on-policy attack: every student learnt on the teacher's own prefixes."
     guards = [source for source in index.spectrum(task) if kind_of(source) == "calibrated" and (index.knob(task, source) or 0) < 0]
-    selected = {source for source in index.sources(task) if source.endswith("_likeliest_of_8")}
-    elicited = {parent_of(source) for source in index.sources(task) if source not in selected}
+    elicited = {parent_of(source) for source in index.sources(task) if not source.endswith(THIEVES)}
+    hot, selected = (
+        {source for source in index.sources(task) if how in source and parent_of(source) in guards} for how in ("_hot", "_of_8")
+    )
     unasked = [guard for guard in guards if guard not in elicited]
     if unasked:
         yield f"Elicitation of {', '.join(unasked)} (prefill, examples in the prompt) was not tried."
     if not attackers:
-        yield "Elicitation by temperature or by rephrased prompts was not tried."
-        if not any(parent_of(source) in guards for source in selected):
+        yield f"Elicitation by {'' if hot else 'temperature or by '}rephrased prompts was not tried."
+        if not selected:
             yield "Selection and cleaning of a guarded teacher's traces by the attacker was not tried."
         yield "Answers only with the attacker's own steps, and gold data mixed in, were not tried."
     accesses = {row.access for row in rows if row.access} | {"top_k" for arm in arms if (arm.objective or "").startswith("top_k_")}

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from distillability.config.sources import CEILINGS, FREE_ALTERNATIVES, SWEEP
+from distillability.config.sources import CEILINGS, FREE_ALTERNATIVES, SWEEP, THIEVES
 
 __all__ = ["MARKERS", "Kind", "Look", "colour", "describe", "kind_of", "label", "look", "parent_of", "sort_key", "swatch"]
 
@@ -23,7 +23,9 @@ _SUFFIXES = {
     "_prefilled_oracle": "easy-mode prefill",
     "_prefilled": "generic prefill",
     "_few_shot": "few-shot",
+    "_hot_likeliest_of_8": "temperature 1.5, likeliest of 8",
     "_likeliest_of_8": "likeliest of 8",
+    "_hot": "temperature 1.5",
 }
 _CONTROLS = ("answer_only", "plain_worst_of_8", "length_only_up", "length_only_down", "plain_few_shot")
 _LABELS = {
@@ -47,6 +49,8 @@ _ISOLATES = {
     "plain_worst_of_8": "what selection against C does, without calibration",
     "plain_few_shot": "what examples in the prompt do",
     "plain_likeliest_of_8": "what choosing by a small model alone does",
+    "plain_hot": "what more varied answers teach",
+    "plain_hot_likeliest_of_8": "what choosing among more varied answers does",
     "answer_only": "what hiding the steps does",
     "gold_answers": "what data without a teacher does",
     "gold_steps": "worked solutions that no query buys",
@@ -98,7 +102,7 @@ def describe(source: str) -> dict[str, str]:
     kind = kind_of(source)
     isolates = _ISOLATES.get(source, "")
     if kind == "elicitation":
-        isolates = "whether the easy mode is gone or only " + ("rare" if source.endswith("_likeliest_of_8") else "unasked")
+        isolates = "whether the easy mode is gone or only " + ("rare" if source.endswith(THIEVES) else "unasked")
     return {"source": source, "label": label(source), "kind": kind, "kind_label": _KINDS[kind], "isolates": isolates}
 
 

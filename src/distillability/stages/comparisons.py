@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distillability.config.sources import FREE_ALTERNATIVES
+from distillability.config.sources import FREE_ALTERNATIVES, THIEVES
 from distillability.evaluation.intervals import paired_difference
 from distillability.evaluation.measures import (
     Candidate,
@@ -131,7 +131,7 @@ def _against_tricks(arms: _Arms) -> Iterator[Row]:
         alternatives["plain at 4 Q"] = richer
     if alternatives:  # once another is there, asking the plain teacher is one as well
         alternatives = arms.some("plain", objective="seqkd", budget=budget) | alternatives
-    asked = ("plain", "plain_prefilled", "plain_few_shot", "plain_greedy", "plain_likeliest_of_8")
+    asked = ("plain", "plain_prefilled", "plain_few_shot", "plain_greedy", *(f"plain{how}" for how in THIEVES))
     attacks = arms.some(*asked, objective="seqkd", budget=budget)
     for name in arms.measured.context.recipe.calibrate.teachers:
         for calibration in range(arms.measured.context.recipe.calibrate.calibrations):
@@ -148,7 +148,7 @@ def _yields(arms: _Arms, name: str, calibration: int, plain: dict[str, Scores]) 
     which: dict[str, Any] = {"objective": "seqkd", "budget": arms.headline, "calibration": calibration}
     elicited = arms.some(f"{name}_prefilled", f"{name}_few_shot", **which)
     oracle = arms.some(f"{name}_prefilled_oracle", **which)
-    others = arms.some(name, f"{name}_likeliest_of_8", **which)
+    others = arms.some(name, *(f"{name}{how}" for how in THIEVES), **which)
     common: dict[str, Any] = {"plain": plain, "floor": arms.floor()}
     if len(elicited) == 2:
         measure = attack_yield(guard=elicited, **common, **arms.options("elicited", name, calibration))

@@ -61,6 +61,7 @@ def draw_traces(context: TaskContext, source: Source, calibration: int | None, p
         max_new_tokens=context.config.max_completion_length,
         seed=context.seed("traces", source.name, calibration),
         samples=source.draws,
+        temperature=source.temperature,
         prefills=_prefills(context, source, prompts),
         demonstrations=_demonstrations(context) if source.few_shot else (),
         batch_size=context.recipe.evaluate.batch_size,
