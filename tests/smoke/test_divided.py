@@ -111,6 +111,7 @@ def _same_weights(whole: Path, divided: Path) -> None:
         assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs), file
 
 
+@pytest.mark.slow
 def test_a_run_with_an_adapter_and_students_of_their_own_texts(place: Path) -> None:
     whole, divided = _both(place, "run", "run", *SMALLER)
     _same_metrics(whole, divided)

@@ -16,8 +16,7 @@ from tiny_models import write
 PAPER = ROOT / "recipes" / "paper"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "architecture"), [("gemma", "gemma3"), ("qwen", "qwen3")])
+@pytest.mark.parametrize(("recipe", "architecture"), [("gemma", "gemma3"), pytest.param("qwen", "qwen3", marks=pytest.mark.slow)])
 def test_two_steps_of_everything(tmp_path: Path, recipe: str, architecture: str) -> None:
     write(architecture, tmp_path / "tiny")
     run("run", str(PAPER / f"{recipe}.toml"), "--set", str(PAPER / "tiny.toml"), "--out", "out", "--quiet", cwd=tmp_path)

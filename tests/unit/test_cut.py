@@ -113,7 +113,6 @@ def test_the_command_line_cuts(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.slow
 def test_a_cut_student_is_healed_by_distill_alone(tmp_path: Path) -> None:
     """No calibration is made; the traces are given, as the answers of a JSONL file."""
     run("cut", str(_saved("llama", tmp_path / "whole")), "--layers", "2", "--out", str(tmp_path / "cut"), "--quiet")
