@@ -142,6 +142,11 @@ def test_a_name_under_which_another_s_further_calibrations_are_kept() -> None:
     teachers = "[calibrate]\ncalibrations = {}\nteachers.down.knob = -1\nteachers.down-2.knob = -2\n" + arms('sources = ["plain"]')
     message = invoke("validate", make_recipe(rest=teachers.format(3)))
     assert "calibrate.teachers.down-2: 'down-2' is also where a further calibration of 'down' is kept" in message
+
+
+def test_a_teacher_s_name_that_reads_as_a_way_of_asking() -> None:
+    message = invoke("validate", make_recipe(), "--set", "calibrate.teachers={red_hot={knob=1.0}}")
+    assert "calibrate.teachers.red_hot: 'red_hot' reads as a way of asking a teacher 'red'" in message
     Path("teacher").rename("gone")
     assert "down-2:" not in invoke("validate", "recipe.toml", "--set", "calibrate.calibrations=2")
 
@@ -159,8 +164,10 @@ def test_learning_rates_that_are_none() -> None:
 
 
 def test_texts_of_the_student_s_own_that_nobody_speaks_of() -> None:
-    message = invoke("validate", make_recipe(rest=arms('sources = ["plain"]\nobjectives = ["seqkd", "jsd"]\non_policy_share = 0.5')))
-    assert "distill.arms.0.on_policy_share: seqkd has nothing to learn from a student's own texts" in message
+    message = invoke(
+        "validate", make_recipe(rest=arms('sources = ["plain"]\nobjectives = ["seqkd", "jsd", "universal"]\non_policy_share = 0.5'))
+    )
+    assert "distill.arms.0.on_policy_share: seqkd, universal would learn a student's own texts by heart" in message
 
 
 def test_one_token_that_both_models_are_certain_of() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from distillability.config.sources import parent_of
 from distillability.files import write_json, write_jsonl
 from distillability.results import Budget, Results, Row, RunInfo, write_results
 
@@ -56,7 +57,7 @@ def student_rows(
         "task": "maths",
         "role": "student",
         "source": source,
-        "knob": KNOBS.get(source.removesuffix("_oracle").removesuffix("_prefilled").removesuffix("_few_shot")),
+        "knob": KNOBS.get(parent_of(source) or source),
         "calibration": calibration,
         "student": "lab:maths/student",
         "objective": objective,

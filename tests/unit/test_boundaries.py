@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -62,6 +64,18 @@ def test_starts_are_those_of_the_text_decoded_so_far(name: str) -> None:
     check()
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_ids_that_spell_no_text_begin_nowhere(name: str) -> None:
+    tokenizer = MADE[name]()
+    generator = random.Random(0)
+    for _ in range(300):
+        ids = [generator.randrange(1, len(tokenizer)) for _ in range(8)]
+        text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        starts = token_starts(tokenizer, ids, text)
+        assert len(starts) == len(ids) and starts[0] == 0
+        assert all(start == NOWHERE or 0 <= start <= len(text) for start in starts)
+
+
 def test_a_token_within_a_character_begins_nowhere() -> None:
     tokenizer = byte_level()
     ids = _ids(tokenizer, "t é the")
@@ -78,17 +92,17 @@ def test_what_does_not_spell_the_text_begins_nowhere_from_there_on() -> None:
 
 def test_positions_of_two_tokenizers_are_paired_by_the_text_before_them() -> None:
     pairs, characters = byte_level(), character_tokenizer("the é")
-    theirs, places = in_other_tokens(pairs, characters, _ids(pairs, "t é the"))
+    theirs, places = in_other_tokens(pairs, characters, _ids(pairs, "t é the"), "t é the")
     assert theirs == _ids(characters, "t é the") and places == [0, 1, 2, NOWHERE, 3, 6, 7]
-    theirs, places = in_other_tokens(characters, pairs, _ids(characters, "t é the"))
+    theirs, places = in_other_tokens(characters, pairs, _ids(characters, "t é the"), "t é the")
     assert theirs == _ids(pairs, "t é the") and places == [0, 1, 2, 4, NOWHERE, NOWHERE, 5, 6]
-    assert in_other_tokens(pairs, pairs, _ids(pairs, "the")[:-1]) == (_ids(pairs, "the")[:-1], [0, 1])
+    assert in_other_tokens(pairs, pairs, _ids(pairs, "the")[:-1], "the") == (_ids(pairs, "the")[:-1], [0, 1])
 
 
 def test_a_text_that_the_student_cannot_spell_is_paired_as_far_as_it_can() -> None:
     pairs, characters = byte_level(), character_tokenizer("the")
     completion = _ids(characters, "the")
-    assert in_other_tokens(characters, pairs, completion, text="tea")[1] == [0, 1, NOWHERE, NOWHERE]
+    assert in_other_tokens(characters, pairs, completion, "tea")[1] == [0, 1, NOWHERE, NOWHERE]
 
 
 def test_a_tokenizer_without_a_fast_form_is_refused() -> None:

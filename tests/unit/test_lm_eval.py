@@ -128,6 +128,11 @@ def test_what_lm_eval_brings_along_is_read_where_a_folder_lacks_a_task(
     assert found == read
 
 
+@pytest.mark.slow
+def test_lm_eval_s_own_tasks_are_known_by_name() -> None:
+    assert "arc_easy" in module._index_for(["arc_easy"], None).all_tasks
+
+
 @pytest.mark.parametrize(
     ("text", "alone"),
     [

@@ -256,8 +256,8 @@ def test_a_second_backward_pass_is_an_error_and_not_a_wrong_gradient() -> None:
 def test_chunks_shrink_as_the_vocabulary_grows() -> None:
     hidden = torch.zeros(1, 2)
     heads = {vocabulary: nn.Linear(2, vocabulary, device="meta") for vocabulary in (32_000, 262_144)}
-    small, large = (projection._affordable(hidden, head) * vocabulary for vocabulary, head in heads.items())
+    small, large = (projection.affordable(hidden, head) * vocabulary for vocabulary, head in heads.items())
     assert large == pytest.approx(small, rel=0.02)
-    assert projection._affordable(hidden, nn.Linear(2, 10**9, device="meta")) == 1
+    assert projection.affordable(hidden, nn.Linear(2, 10**9, device="meta")) == 1
     assert [(part.start, part.stop) for part in projection._chunks(10, 4)] == [(0, 4), (4, 8), (8, 10)]
     assert projection._chunks(0, 4) == []

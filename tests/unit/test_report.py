@@ -172,7 +172,7 @@ def test_controls_say_what_they_are() -> None:
     kinds = {entry["label"]: entry["kind_label"] for entry in table if entry["kind"] == "control"}
     assert kinds["plain, best of 8"] == "free alternative"
     assert kinds["gold steps, no teacher"] == kinds["plain, easy-mode prefill"] == "ceiling, not free"
-    assert kinds["undistillable, generic prefill"] == "elicitation attack"
+    assert kinds["undistillable, generic prefill"] == "attack"
     assert kinds["plain, 4 × queries (8,000 × 1,000 steps)"] == "free alternative"
 
 
@@ -348,7 +348,7 @@ def test_the_verdict_s_numbers_are_seen_at_a_glance(page: Page) -> None:
     assert verdicts(index)[0].glance == (
         (f"{plain} → {lowered}", "students' accuracy: plain → this teacher"),
         ("0.987 → 0.984", "the teacher's own right steps: before → after"),
-        (elicited, "students' accuracy by the strongest elicitation: generic prefill"),
+        (elicited, "students' accuracy by the strongest attack: generic prefill"),
     )
     assert "students' accuracy over the best free alternative [+0.090, +0.170]" in page.text
 
@@ -374,7 +374,7 @@ def test_an_elicitation_that_undoes_the_guard_is_in_the_verdict() -> None:
     rows += student_rows("undistillable_prefilled", 0.5, "seqkd", calibration=0)
     verdict = verdicts(Index(results(rows)))[0]
     assert verdict.outcome == "partly"
-    assert "not shown to withstand elicitation (generic prefill)" in verdict.head
+    assert "not shown to withstand every attack (generic prefill)" in verdict.head
 
 
 def test_no_promise_is_made(full: Path, page: Page) -> None:
@@ -391,15 +391,16 @@ def test_what_was_not_tested_is_worked_out_from_the_rows() -> None:
         assert absent in small
     others = ("total_variation", "top_k_forward_kl", "top_k_reverse_kl", "universal")
     whole = told([*full_rows(), *(row for objective in others for row in student_rows("plain", 0.5, objective))])
-    for present in ("One seed", "One calibration", "Objectives not tried", "Elicitation of undistillable", "plain, best of 8"):
+    for present in ("One seed", "One calibration", "Objectives not tried", "Elicitation of undistillable (", "plain, best of 8"):
         assert present not in whole
     assert "No attacker had access to weights" in whole  # top_k_* see what an interface to log-probabilities tells
     assert "access to top-k log-probabilities or weights" in small
-    assert "Selection and cleaning" in small and "Selection and cleaning" in whole
+    for way in ("Selection among several texts of undistillable", "Elicitation of undistillable by temperature"):
+        assert way in small and way in whole
     chosen = told([*full_rows(), *student_rows("undistillable_likeliest_of_8", 0.2, "seqkd", calibration=0)])
-    assert "Selection and cleaning" not in chosen and "Elicitation by temperature" in chosen
+    assert "Selection among" not in chosen and "by temperature" in chosen
     hot = told([*full_rows(), *student_rows("undistillable_hot", 0.2, "seqkd", calibration=0)])
-    assert "Elicitation by rephrased prompts was not tried" in hot and "Selection and cleaning" in hot
+    assert "by temperature" not in hot and "Selection among" in hot
 
 
 def test_a_line_cut_off_by_a_stop_is_passed_over_and_a_broken_one_is_not(tmp_path: Path) -> None:

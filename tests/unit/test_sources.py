@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from distillability.config.sources import FREE_ALTERNATIVES, parse_source, source_names
+from distillability.config.sources import FREE_ALTERNATIVES, THIEVES, WAYS_OF_ASKING, parent_of, parse_source, source_names
+from distillability.report.naming import kind_of, label
 
 TEACHERS = {"distillable", "undistillable"}
 
@@ -31,6 +32,13 @@ def test_every_listed_name_can_be_parsed() -> None:
 def test_suffixes(name: str, teacher: str | None, prefill: str | None) -> None:
     source = parse_source(name, TEACHERS)
     assert source is not None and source.teacher == teacher and source.prefill == prefill
+
+
+@pytest.mark.parametrize("way", WAYS_OF_ASKING)
+def test_every_way_of_asking_has_words_of_its_own_in_a_report(way: str) -> None:
+    assert parent_of(f"guard{way}") == "guard" and kind_of(f"guard{way}") == "elicitation"
+    assert label(f"guard{way}").startswith("guard, ")
+    assert set(THIEVES) < set(WAYS_OF_ASKING)
 
 
 def test_a_thief_may_ask_at_another_temperature_and_choose() -> None:

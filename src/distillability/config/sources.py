@@ -6,7 +6,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CEILINGS", "CONTROLS", "FREE_ALTERNATIVES", "SWEEP", "THIEVES", "Source", "parse_source", "source_names"]
+__all__ = [
+    "CEILINGS",
+    "CONTROLS",
+    "FREE_ALTERNATIVES",
+    "SWEEP",
+    "THIEVES",
+    "WAYS_OF_ASKING",
+    "Source",
+    "parent_of",
+    "parse_source",
+    "source_names",
+]
 
 SWEEP = "sweep"  # in results, the source of what is said of all values of the knob together
 
@@ -60,16 +71,16 @@ FREE_ALTERNATIVES = (
 )
 CEILINGS = ("plain_prefilled_oracle", "gold_steps")  # they need what no query buys
 
-_SUFFIXES: dict[str, dict[str, object]] = {
+# Of any teacher, by what follows its name; where one ends another, the longer stands first.
+WAYS_OF_ASKING: dict[str, dict[str, object]] = {
     "_prefilled_oracle": {"prefill": "oracle"},
     "_prefilled": {"prefill": "common"},
     "_few_shot": {"few_shot": True},
+    "_hot_likeliest_of_8": {"temperature": 1.5, "draws": 8, "select": "likeliest"},
     "_likeliest_of_8": {"draws": 8, "select": "likeliest"},
     "_hot": {"temperature": 1.5},
-    "_hot_likeliest_of_8": {"temperature": 1.5, "draws": 8, "select": "likeliest"},
 }
-# Ways of buying from a teacher that need no knowledge of its easy mode; what few-shot and a generic prefill elicit is told apart.
-THIEVES = ("_likeliest_of_8", "_hot", "_hot_likeliest_of_8")
+THIEVES = ("_hot_likeliest_of_8", "_likeliest_of_8", "_hot")  # those that say nothing to the teacher beside the question
 
 
 def parse_source(name: str, teachers: Collection[str]) -> Source | None:
@@ -79,13 +90,16 @@ def parse_source(name: str, teachers: Collection[str]) -> Source | None:
         return Source(name, name)
     if name in CONTROLS:
         return CONTROLS[name]
-    for suffix, how in _SUFFIXES.items():
-        if name.endswith(suffix) and name.removesuffix(suffix) in asked:
-            return Source(name, name.removesuffix(suffix), **how)  # type: ignore[arg-type]
-    return None
+    parent = parent_of(name)
+    return Source(name, parent, **WAYS_OF_ASKING[name.removeprefix(parent)]) if parent in asked else None  # type: ignore[arg-type]
+
+
+def parent_of(name: str) -> str | None:
+    """The teacher who is asked in a special way, as `plain` by `plain_hot`; None where the name ends in none."""
+    return next((name.removesuffix(suffix) for suffix in WAYS_OF_ASKING if name.endswith(suffix)), None)
 
 
 def source_names(teachers: Collection[str]) -> list[str]:
     """Every source that a recipe with these calibrated teachers can name."""
     asked = ["plain", *teachers]
-    return [*asked, *CONTROLS, *(teacher + suffix for teacher in asked for suffix in _SUFFIXES)]
+    return [*asked, *CONTROLS, *(teacher + suffix for teacher in asked for suffix in WAYS_OF_ASKING)]

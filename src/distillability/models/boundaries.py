@@ -30,7 +30,10 @@ def token_starts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: s
         )
     stream, place, spelt, starts = DecodeStream(skip_special_tokens=False), 0, True, [0]
     for token in ids[:-1]:
-        piece = stream.step(backend, token)  # None: not yet a whole character
+        try:
+            piece = stream.step(backend, token)  # None: not yet a whole character
+        except Exception:  # the library raises this bare class at bytes that are no text
+            return starts + [NOWHERE] * (len(ids) - len(starts))
         spelt = spelt and (piece is None or text.startswith(piece, place))
         place += len(piece or "")
         starts.append(place if spelt and piece is not None else NOWHERE)
@@ -38,18 +41,13 @@ def token_starts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: s
 
 
 def in_other_tokens(
-    tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, completion: Sequence[int], text: str | None = None
+    tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, completion: Sequence[int], text: str
 ) -> tuple[list[int], list[int]]:
-    """A completion in the tokens of another model, and for each of its own tokens which of those begins in the same place of its text.
+    """`text` in the tokens of another model, and for each token of its completion here which of those begins in the same place.
 
     There both models have read the same and predict what comes next; NOWHERE where none begins. An end of turn becomes the other's.
-
-    Args:
-        text: what the other reads; what `completion` spells where it is None.
     """
     ended = completion[-1:] == [end_of_turn_id(tokenizer)]
-    if text is None:
-        text = tokenizer.decode(completion[:-1] if ended else completion, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     theirs = completion_ids(other, text) + [end_of_turn_id(other)] * ended
     place_of = {start: place for place, start in reversed([*enumerate(token_starts(other, theirs, text))])}
     starts = token_starts(tokenizer, completion, text)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from distillability.ops.logprobs import widen
 from distillability.ops.sharding import is_sharded, most_anywhere
 
-__all__ = ["ChunkLoss", "computed_in", "projected", "projected_sum", "projector"]
+__all__ = ["ChunkLoss", "affordable", "computed_in", "projected", "projected_sum", "projector"]
 
 # (logits [n, V] of some positions, which positions) → the sum of their losses, a scalar.
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]
@@ -42,7 +42,7 @@ def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, 
     Returns:
         The sum, float32 (float64 where `hidden` is); 0 where N is. It can be differentiated once.
     """
-    chunks = _chunks(len(hidden), chunk or _affordable(hidden, head))
+    chunks = _chunks(len(hidden), chunk or affordable(hidden, head))
     if not torch.is_grad_enabled() or is_sharded(head):
         return _checkpointed_sum(hidden, head, loss, chunks)
     projection = _LinearHead(head) if _is_linear(head) else _AnyHead(head)
@@ -54,7 +54,7 @@ def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, 
 def projected(hidden: torch.Tensor, head: torch.nn.Module, *, chunk: int | None = None) -> Iterator[tuple[slice, torch.Tensor]]:
     """head(hidden) without gradient, as (positions, their logits [n, V]), chunk after chunk; arguments as of `projected_sum`."""
     project = projector(head)
-    for rows in _chunks(len(hidden), chunk or _affordable(hidden, head)):
+    for rows in _chunks(len(hidden), chunk or affordable(hidden, head)):
         yield rows, project(hidden[rows])
 
 
@@ -214,7 +214,7 @@ def _add_product(total: torch.Tensor, slope: torch.Tensor, hidden: torch.Tensor)
         total[block] += slope[:, block].t() @ hidden
 
 
-def _affordable(hidden: torch.Tensor, head: torch.nn.Module) -> int:
+def affordable(hidden: torch.Tensor, head: torch.nn.Module) -> int:
     """Positions at a time, fewer the larger the vocabulary, so that a large one costs no more memory."""
     vocabulary: int | None = getattr(head, "out_features", None)
     if vocabulary is None:

@@ -249,7 +249,7 @@ def _knob_legend(figure: Figure, kept: str, kinds: Collection[str]) -> None:
         marker("D", f"the teacher's own {kept.replace('_', ' ')}", "white", "#009e73"),
     ]
     handles.append(Line2D([], [], color="#999999", linewidth=1, linestyle=(0, (2, 2)), label="a guess"))
-    names = {"free": "free alternative", "ceiling": "ceiling, not free", "control": "control", "elicitation": "elicitation"}
+    names = {"free": "free alternative", "ceiling": "ceiling, not free", "control": "control", "elicitation": "attack"}
     for kind, name in names.items():
         if kind in kinds:
             hollow = kind == "elicitation"

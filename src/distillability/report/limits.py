@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
 from distillability.config.recipe import ObjectiveName
-from distillability.config.sources import THIEVES
-from distillability.report.naming import kind_of, label, parent_of
+from distillability.config.sources import THIEVES, WAYS_OF_ASKING, parent_of
+from distillability.report.naming import kind_of, label
 from distillability.report.rows import Index
 from distillability.results import Row
 
@@ -15,6 +15,11 @@ __all__ = ["limits"]
 
 _FAMILIES = ("maths", "knowledge", "instructions")
 _OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
+_ASKED = {
+    "Elicitation of {} (prefill, examples in the prompt)": [way for way in WAYS_OF_ASKING if way not in THIEVES],
+    "Elicitation of {} by temperature": [way for way in THIEVES if "_hot" in way],
+    "Selection among several texts of {} by the attacker": [way for way in THIEVES if "_of_8" in way],
+}
 _CONTROLS = (
     "knob_0",
     "plain_greedy",
@@ -70,17 +75,13 @@ def _attacks(index: Index, task: str, rows: Sequence[Row]) -> Iterator[str]:
     if not any(arm.prefix != "teacher" for arm in arms):
         yield "No on-policy attack: every student learnt on the teacher's own prefixes."
     guards = [source for source in index.spectrum(task) if kind_of(source) == "calibrated" and (index.knob(task, source) or 0) < 0]
-    elicited = {parent_of(source) for source in index.sources(task) if not source.endswith(THIEVES)}
-    hot, selected = (
-        {source for source in index.sources(task) if how in source and parent_of(source) in guards} for how in ("_hot", "_of_8")
-    )
-    unasked = [guard for guard in guards if guard not in elicited]
-    if unasked:
-        yield f"Elicitation of {', '.join(unasked)} (prefill, examples in the prompt) was not tried."
+    ways = {guard: [source.removeprefix(guard) for source in index.sources(task) if parent_of(source) == guard] for guard in guards}
+    for what, known in _ASKED.items():
+        unasked = [guard for guard in guards if not any(way in known for way in ways[guard])]
+        if unasked:
+            yield f"{what.format(', '.join(unasked))} was not tried."
     if not attackers:
-        yield f"Elicitation by {'' if hot else 'temperature or by '}rephrased prompts was not tried."
-        if not selected:
-            yield "Selection and cleaning of a guarded teacher's traces by the attacker was not tried."
+        yield "Elicitation by rephrased prompts was not tried."
         yield "Answers only with the attacker's own steps, and gold data mixed in, were not tried."
     accesses = {row.access for row in rows if row.access} | {"top_k" for arm in arms if (arm.objective or "").startswith("top_k_")}
     absent = [name for key, name in (("top_k", "top-k log-probabilities"), ("weights", "weights")) if key not in accesses]

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from distillability.config.sources import CEILINGS, FREE_ALTERNATIVES, SWEEP, THIEVES
+from distillability.config.sources import CEILINGS, FREE_ALTERNATIVES, SWEEP, THIEVES, parent_of
 
-__all__ = ["MARKERS", "Kind", "Look", "colour", "describe", "kind_of", "label", "look", "parent_of", "sort_key", "swatch"]
+__all__ = ["MARKERS", "Kind", "Look", "colour", "describe", "kind_of", "label", "look", "sort_key", "swatch"]
 
 Kind = Literal["before", "calibrated", "plain", "free", "ceiling", "elicitation", "control"]
 
@@ -19,7 +19,7 @@ MARKERS = {"free": "s", "ceiling": "^", "control": "X", "before": "|"}  # by kin
 
 _NAMED = {"distillable": 1.0, "undistillable": -1.0}  # where no row tells the knob, the name still tells its sign
 
-_SUFFIXES = {
+_WAYS = {
     "_prefilled_oracle": "easy-mode prefill",
     "_prefilled": "generic prefill",
     "_few_shot": "few-shot",
@@ -63,7 +63,7 @@ _KINDS: dict[Kind, str] = {
     "plain": "uncalibrated",
     "free": "free alternative",
     "ceiling": "ceiling, not free",
-    "elicitation": "elicitation attack",
+    "elicitation": "attack",
     "control": "control",
 }
 
@@ -75,11 +75,6 @@ class Look:
     colour: str
     marker: str
     hollow: bool = False
-
-
-def parent_of(source: str) -> str | None:
-    """The teacher behind `teacher_prefilled` and the like; None for a source that is no elicitation."""
-    return next((source.removesuffix(suffix) for suffix in _SUFFIXES if source.endswith(suffix)), None)
 
 
 def kind_of(source: str) -> Kind:
@@ -113,7 +108,7 @@ def label(source: str) -> str:
     parent = parent_of(source)
     if parent is None:
         return source
-    return f"{parent}, {_SUFFIXES[source.removeprefix(parent)]}"
+    return f"{parent}, {_WAYS[source.removeprefix(parent)]}"
 
 
 def sort_key(source: str, knob: float | None) -> tuple[int, float, str]:

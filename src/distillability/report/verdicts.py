@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from distillability.report.naming import kind_of, label, parent_of
+from distillability.config.sources import parent_of
+from distillability.report.naming import kind_of, label
 from distillability.report.numbers import interval, knob_text, number, signed, signed_knob
 from distillability.report.rows import Arm, Cell, Index, arm_of, budget_of
 from distillability.results import Row
@@ -105,7 +106,7 @@ def _verdict(index: Index, task: str, source: str) -> Verdict:
 
 
 def _not_withstood(index: Index, task: str, source: str) -> list[str]:
-    """Elicitations of a lowered teacher whose students are not shown to be below those of the plain one."""
+    """Attacks on a lowered teacher whose students are not shown to be below those of the plain one."""
     found = []
     for other in index.sources(task):
         if parent_of(other) == source:
@@ -131,7 +132,7 @@ def _head(source: str, knob: float, outcome: Outcome, hits: int, total: int, bro
         else "the one objective tried"
     )
     if broken:
-        return f"{name}: lowers the yield of plain imitation, by {count}, but not shown to withstand elicitation ({', '.join(broken)})."
+        return f"{name}: lowers the yield of plain imitation, by {count}, but not shown to withstand every attack ({', '.join(broken)})."
     return f"{name}: {wish}, by {count}."
 
 
@@ -165,7 +166,7 @@ def _teacher(index: Index, task: str, source: str) -> str:
 
 
 def _extras(index: Index, task: str, source: str, knob: float) -> list[str]:
-    """The best rival of a raised teacher; the best elicitation of a lowered one."""
+    """The best rival of a raised teacher; the best attack on a lowered one."""
     if knob > 0:
         rows = _measured(index, task, "headline_up", source)
         return [_against_free(rows)] if rows else ["No free alternative to hold it against was measured."]
@@ -205,13 +206,13 @@ def _ranged(rows: Sequence[Row], plain: bool = False) -> str:
 def _elicited(index: Index, task: str, source: str) -> list[str]:
     strongest = _strongest(index, task, source)
     if strongest is None:
-        return ["No elicitation (prefill, examples in the prompt) was tried."]
+        return ["No way of asking it but plainly was tried (prefill, examples, temperature, a choice among several texts)."]
     value, name = strongest
-    return [f"The strongest elicitation tried ({name}) brings students to {number(value)}."]
+    return [f"The strongest attack tried ({name}) brings students to {number(value)}."]
 
 
 def _strongest(index: Index, task: str, source: str) -> tuple[float, str] | None:
-    """What students reach by the best elicitation of a teacher, and its name; None where none was tried."""
+    """What students reach by the best attack on a teacher, and its name; None where none was tried."""
     reached = [
         (cell.value, label(other))
         for other in index.sources(task)
@@ -239,4 +240,4 @@ def _glance(index: Index, task: str, source: str, knob: float, pairs: Sequence[C
         bounds = interval({"low": rivals[0].ci_low, "high": rivals[0].ci_high}, signed) if len(rivals) == 1 else ""
         yield ", ".join(signed(row.value) for row in rivals[:2]), f"students' accuracy over the best free alternative{bounds}"
     elif strongest:
-        yield number(strongest[0]), f"students' accuracy by the strongest elicitation: {strongest[1].removeprefix(f'{source}, ')}"
+        yield number(strongest[0]), f"students' accuracy by the strongest attack: {strongest[1].removeprefix(f'{source}, ')}"

@@ -131,8 +131,7 @@ def _against_tricks(arms: _Arms) -> Iterator[Row]:
         alternatives["plain at 4 Q"] = richer
     if alternatives:  # once another is there, asking the plain teacher is one as well
         alternatives = arms.some("plain", objective="seqkd", budget=budget) | alternatives
-    asked = ("plain", "plain_prefilled", "plain_few_shot", "plain_greedy", *(f"plain{how}" for how in THIEVES))
-    attacks = arms.some(*asked, objective="seqkd", budget=budget)
+    attacks = arms.some("plain", "plain_prefilled", "plain_few_shot", "plain_greedy", objective="seqkd", budget=budget)
     for name in arms.measured.context.recipe.calibrate.teachers:
         for calibration in range(arms.measured.context.recipe.calibrate.calibrations):
             scores = arms.scores(name, "seqkd", budget, calibration)
@@ -148,7 +147,10 @@ def _yields(arms: _Arms, name: str, calibration: int, plain: dict[str, Scores]) 
     which: dict[str, Any] = {"objective": "seqkd", "budget": arms.headline, "calibration": calibration}
     elicited = arms.some(f"{name}_prefilled", f"{name}_few_shot", **which)
     oracle = arms.some(f"{name}_prefilled_oracle", **which)
-    others = arms.some(name, *(f"{name}{how}" for how in THIEVES), **which)
+    passive = arms.some(name, **which)
+    # A way of buying counts where both were asked so: one that only one of them was would move the yield by itself.
+    both = [how for how in THIEVES if arms.some(f"{name}{how}", **which) and arms.some(f"plain{how}", **which | {"calibration": None})]
+    thefts = arms.some(*(f"{name}{how}" for how in both), **which)
     common: dict[str, Any] = {"plain": plain, "floor": arms.floor()}
     if len(elicited) == 2:
         measure = attack_yield(guard=elicited, **common, **arms.options("elicited", name, calibration))
@@ -156,8 +158,9 @@ def _yields(arms: _Arms, name: str, calibration: int, plain: dict[str, Scores]) 
     if oracle:
         measure = attack_yield(guard=oracle, **common, **arms.options("oracle", name, calibration))
         yield arms.row("oracle_elicited_yield", measure, name, **which)
-    if others or elicited:
-        measure = attack_yield(guard=others | elicited, **common, **arms.options("yield", name, calibration))
+    if passive or elicited:
+        common["plain"] = plain | arms.some(*(f"plain{how}" for how in both), **which | {"calibration": None})
+        measure = attack_yield(guard=passive | elicited | thefts, **common, **arms.options("yield", name, calibration))
         yield arms.row("yield", measure, name, **which)
 
 

@@ -165,7 +165,8 @@ def _bought(task: PlannedTask, name: str, queries: int) -> Work:
     if source.select is None:
         return texts
     drawn = queries * task.distinct(source.draws)
-    return sum((_score(task, role, drawn) for role in ("teacher", *task.proxies)), texts)
+    by = task.proxies if source.select == "likeliest" else ("teacher", *task.proxies)
+    return sum((_score(task, role, drawn) for role in by), texts)
 
 
 def _students(task: PlannedTask) -> Iterator[Line]:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from distillability.config.recipe import ANY_TOKENIZER_OBJECTIVES, TEXT_OBJECTIVES, ObjectiveName, Recipe
 from distillability.config.recipe import Task as TaskConfig
 from distillability.config.schema import nearest
-from distillability.config.sources import SWEEP, Source, parse_source, source_names
+from distillability.config.sources import SWEEP, Source, parent_of, parse_source, source_names
 from distillability.errors import Problem, UserError
 from distillability.models.facts import NO_TEMPLATE_MEND, ModelFacts, read_facts
 from distillability.stages.launched import launch_problems
@@ -63,6 +63,10 @@ def _name_problems(recipe: Recipe) -> Iterator[Problem]:
     for name in recipe.calibrate.teachers:
         if name in reserved:
             yield Problem(f"calibrate.teachers.{name}", f"{name!r} already names another source", "give the teacher another name")
+        parent = parent_of(name)
+        if parent is not None:
+            what = f"{name!r} reads as a way of asking a teacher {parent!r}"
+            yield Problem(f"calibrate.teachers.{name}", what, "give the teacher another name")
         repeated = [other for other in recipe.calibrate.teachers if name in _folders_of_repeats(other, recipe.calibrate.calibrations)]
         if repeated:
             what = f"{name!r} is also where a further calibration of {repeated[0]!r} is kept"
@@ -101,9 +105,9 @@ def _arm_problems(recipe: Recipe) -> Iterator[Problem]:
                 yield _unknown_source(f"{where}.sources", name, source_names(recipe.calibrate.teachers))
             elif source.teacher is None:
                 yield from _gold_problems(where, name, arm.objectives)
-        by_text = [objective for objective in arm.objectives if objective in TEXT_OBJECTIVES]
+        by_text = [objective for objective in arm.objectives if objective in ANY_TOKENIZER_OBJECTIVES]
         if arm.on_policy_share and by_text:
-            what = f"{', '.join(by_text)} has nothing to learn from a student's own texts: no teacher speaks of them"
+            what = f"{', '.join(by_text)} would learn a student's own texts by heart: cross-entropy is for the teacher's"
             yield Problem(f"{where}.on_policy_share", what, f"give {', '.join(by_text)} an arm with on_policy_share = 0")
         for key, factors in (("queries", arm.queries), ("steps", arm.steps)):
             if not factors or min(factors) <= 0:

@@ -30,22 +30,24 @@ from transformers.trainer_utils import align_special_tokens
 from transformers.utils import logging as transformers_logging
 
 from distillability.models.batch import right_padded
-from distillability.models.boundaries import NOWHERE, in_other_tokens
-from distillability.models.chat import rendered_once
+from distillability.models.boundaries import NOWHERE
 from distillability.models.head import has_plain_head, states_and_head
 from distillability.models.load import LoadedModel
 from distillability.objectives import Objective
 from distillability.ops.align import IGNORE, next_token_positions
-from distillability.ops.projection import projected_sum, projector
+from distillability.ops.projection import affordable, projected_sum
 from distillability.ops.reduce import global_mean
 from distillability.ops.sharding import through_wrapper
 from distillability.rollouts import complete_ids
 from distillability.training.devices import on_one_device
+from distillability.training.heard import Heard, Said, heard_traces, said_of, spoken_share
 from distillability.training.resume import MetricsFile, last_checkpoint
 from distillability.training.signals import Example, RecordedSignals, encode_trace
 from distillability.types import Trace
 
 __all__ = ["StudentSettings", "distill_student"]
+
+_SORTED = 4  # times the place of logits that sorting them takes
 
 
 @dataclass(frozen=True)
@@ -65,40 +67,31 @@ class StudentSettings:
 
 
 class _Traces(Dataset[dict[str, Any]]):
-    """Rows of a batch: a trace as the student reads it, its prompt as a live teacher does, what was recorded of it.
+    """Rows of a batch: a trace as the student reads it and as the teacher does, and what was recorded of it."""
 
-    places: for each token of a trace which of its recorded rows speaks of it, NOWHERE where none does; None where they are one to one.
-    """
-
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        asked: Sequence[list[int]] | None,
-        signals: RecordedSignals | None,
-        places: Sequence[list[int]] | None,
-    ):
-        self.examples, self.asked, self.signals, self.places = examples, asked, signals, places
+    def __init__(self, examples: Sequence[Example], heard: Sequence[Heard], signals: RecordedSignals | None):
+        self.examples, self.heard, self.signals = examples, heard, signals
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        example = self.examples[index]
-        row: dict[str, Any] = {"example": example, "asked": self.asked[index] if self.asked else example.prompt}
-        if self.signals is not None:
-            row["teacher"] = self.signals.rows(index)
-        if self.places is not None:
-            places = torch.tensor(self.places[index])
-            row |= {"teacher": row["teacher"][places.clamp_min(0)], "silent": places == NOWHERE}
-        return row
+        row: dict[str, Any] = {"example": self.examples[index], "heard": self.heard[index]}
+        if self.signals is None:
+            return row
+        rows, places = self.signals.rows(index), self.heard[index].places
+        if places is None:
+            return row | {"teacher": rows}
+        where = torch.tensor(places)
+        return row | {"teacher": rows[where.clamp_min(0)], "silent": where == NOWHERE}
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """A batch's texts, and its prompts as the teacher reads them; wrapped, since whatever moves a batch visits all numbers of lists."""
+    """A batch's texts as both read them; wrapped, since whatever moves a batch visits all numbers of lists."""
 
     examples: list[Example]
-    asked: list[list[int]]
+    heard: list[Heard]
 
 
 def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
@@ -111,7 +104,7 @@ def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
         "input_ids": ids,
         "attention_mask": there.long(),
         "labels": ids.masked_fill(~there | (column < prompt), IGNORE),
-        "texts": _Texts(examples, [row["asked"] for row in rows]),
+        "texts": _Texts(examples, [row["heard"] for row in rows]),
     }
     for name in ("teacher", "silent"):
         if name in rows[0]:
@@ -148,57 +141,29 @@ class _StudentTrainer(Trainer):
         """The objective over all positions; no logits of the whole batch exist at any time."""
         where = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "rows": rows, "columns": columns}
         with self.accelerator.autocast():
-            teacher_logits = self._teacher_logits(inputs)
+            said = self._said(inputs) if self.objective.needs_teacher_logits else None
             states, head = states_and_head(student, plain_head=self.plain_head["student"], **where)
+            chunk = None
+            if said is not None and self.objective.crosses_tokenizers:  # both vocabularies are sorted
+                chunk = max(1, min(affordable(states, head), affordable(said.states, said.head)) // _SORTED)
 
             def loss(logits: torch.Tensor, part: slice) -> torch.Tensor:
-                return self.objective(student_logits=logits, teacher_logits=teacher_logits(part), target_ids=targets[part]).sum
+                of_teacher = None if said is None else said.logits(part)
+                return self.objective(student_logits=logits, teacher_logits=of_teacher, target_ids=targets[part]).sum
 
-            return projected_sum(states, head, loss)
+            return projected_sum(states, head, loss, chunk=chunk)
 
-    def _teacher_logits(self, inputs: dict[str, Any]) -> Callable[[slice], torch.Tensor | None]:
-        """What the teacher says at some of the positions: nothing, what was recorded, or the live teacher's logits in its own template."""
-        if not self.objective.needs_teacher_logits:
-            return lambda part: None
-        with torch.no_grad():
-            if "teacher" in inputs:
-                states, head, silent = inputs["teacher"], self.recorded_head, inputs.get("silent")
-            else:
-                states, head, silent = self._asked(inputs["texts"])
-            project = projector(head)
-
-        @torch.no_grad()
-        def logits(part: slice) -> torch.Tensor:
-            said = project(states[part])
-            return said if silent is None else said.masked_fill(silent[part, None], -torch.inf)
-
-        return logits
-
-    def _asked(self, texts: _Texts) -> tuple[torch.Tensor, torch.nn.Module, torch.Tensor | None]:
-        """The live teacher's states [N, …] at the student's positions, what makes logits of them, and [N] where it says nothing."""
+    @torch.no_grad()
+    def _said(self, inputs: dict[str, Any]) -> Said:
+        """What was recorded, or what the live teacher says in its own template."""
+        if "teacher" in inputs:
+            return Said(inputs["teacher"], self.recorded_head, inputs.get("silent"))
         if self.teacher is None:
             raise ValueError(f"{self.objective.name} needs recorded teacher signals or a live teacher")
-        read = [Example(asked, example.completion) for asked, example in zip(texts.asked, texts.examples, strict=True)]
-        places = None
-        if self.objective.crosses_tokenizers:
-            read, places = self._in_its_own_tokens(read)
-        where, _ = right_padded(read, self.teacher.tokenizer, self.teacher.device)
+        heard: list[Heard] = inputs["texts"].heard
+        where, _ = right_padded([each.text for each in heard], self.teacher.tokenizer, self.teacher.device)
         states, head = states_and_head(self.teacher.model, plain_head=self.plain_head["teacher"], **where)
-        if places is None:
-            return states, head, None
-        places = places.to(states.device)
-        return states[places.clamp_min(0)], head, places == NOWHERE
-
-    def _in_its_own_tokens(self, texts: Sequence[Example]) -> tuple[list[Example], torch.Tensor]:
-        """Completions of the student as the teacher encodes them, and [N] which of all its positions is each of the student's."""
-        assert self.teacher is not None
-        read, places, before = [], [], 0
-        for text in texts:
-            completion, found = in_other_tokens(self.student.tokenizer, self.teacher.tokenizer, text.completion)
-            places += [place if place == NOWHERE else before + place for place in found]
-            read.append(Example(text.prompt, completion))
-            before += len(completion)
-        return read, torch.tensor(places)
+        return said_of(states, head, heard)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Swap in the student's own completions before tokens are counted, so that the divisor counts what is learnt from."""
@@ -215,7 +180,8 @@ class _StudentTrainer(Trainer):
         prompts = [example.prompt for example in texts.examples]
         completions = complete_ids(self.student, prompts, decoding="sampled", max_new_tokens=self.settings.max_completion_length, seed=seed)
         rows = [
-            {"example": Example(prompt, ids), "asked": asked} for prompt, ids, asked in zip(prompts, completions, texts.asked, strict=True)
+            {"example": Example(prompt, ids), "heard": Heard(Example(each.text.prompt, ids))}
+            for prompt, ids, each in zip(prompts, completions, texts.heard, strict=True)
         ]
         return _collate(rows, self.student.tokenizer.pad_token_id)
 
@@ -257,7 +223,7 @@ def distill_student(
         recorded_by: the tokenizer of who said `signals`, where the objective crosses tokenizers.
 
     Returns:
-        steps, seconds, tokens of the traces seen (all visits counted).
+        steps, seconds, tokens of the traces seen (all visits counted); `spoken_share` where the teacher's tokens are others.
     """
     if any(trace.truncated for trace in traces) or not traces:
         raise ValueError("a student learns from complete traces, at least one")
@@ -277,6 +243,7 @@ def distill_student(
         "steps": steps,
         "seconds": time.perf_counter() - record.started,
         "tokens": round(mean_length * rows_seen),
+        **spoken_share(trainer.train_dataset.heard),
     }
 
 
@@ -292,20 +259,15 @@ def student_trainer(
     recorded_by: PreTrainedTokenizerBase | None = None,
 ) -> _StudentTrainer:
     """The trainer behind `distill_student`, ready to train."""
+    if objective.crosses_tokenizers and settings.on_policy_share:
+        raise ValueError(f"{objective.name} would learn the student's own texts by heart")
     examples = [encode_trace(student, trace) for trace in traces]
-    asked = {"student": student, "teacher": teacher}
-    plain_head = {role: has_plain_head(loaded.model) for role, loaded in asked.items() if loaded is not None}
-    of_teacher = None if teacher is None else rendered_once(teacher.tokenizer, [trace.prompt for trace in traces])
-    places = None
-    if signals is not None and recorded_by is not None:
-        places = [
-            in_other_tokens(student.tokenizer, recorded_by, example.completion, trace.text)[1]
-            for example, trace in zip(examples, traces, strict=True)
-        ]
+    models = {"student": student, "teacher": teacher}
+    plain_head = {role: has_plain_head(loaded.model) for role, loaded in models.items() if loaded is not None}
     trainer = _StudentTrainer(
         model=_aligned(student).train(),
         args=on_one_device(_training_arguments(settings, student, autocast_dtype, folder)),
-        train_dataset=_Traces(examples, of_teacher, signals, places),
+        train_dataset=_Traces(examples, heard_traces(student, objective, traces, examples, signals, teacher, recorded_by), signals),
         data_collator=lambda rows: _collate(rows, student.tokenizer.pad_token_id),
         processing_class=student.tokenizer,
     )
@@ -320,8 +282,10 @@ def _aligned(student: LoadedModel) -> PreTrainedModel:
     """The model, its configuration naming the tokenizer's special tokens: a trainer sees to that too, and warns of it at every student."""
     said = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
-    align_special_tokens(student.model, student.tokenizer)
-    transformers_logging.set_verbosity(said)
+    try:
+        align_special_tokens(student.model, student.tokenizer)
+    finally:
+        transformers_logging.set_verbosity(said)
     return student.model
 
 

@@ -74,7 +74,7 @@ def forecast(probed: Probed, fit: Fit = FITTED, *, texts_alone: bool = False) ->
     The interval is that of the score (Wilson over prompts) through the same curve: it does not hold the error of the fit.
 
     Args:
-        texts_alone: nothing but seqkd can be used.
+        texts_alone: no divergence can be used, as where the vocabularies differ.
     """
     n, cut = len(probed.right), float(probed.truncated.mean()) if len(probed.truncated) else 0.0
     if cut > _MOST_TRUNCATED:
