@@ -106,6 +106,7 @@ def _kill_when(folder: Path, sign: str) -> None:
     process.join()
 
 
+@pytest.mark.slow
 def test_the_other_families_run_too(tmp_path: Path) -> None:
     """Students with a tokenizer of their own, and a family whose teacher answers without steps as well."""
     run("run", str(SMOKE.with_name("families.toml")), "--out", str(tmp_path / "run"))

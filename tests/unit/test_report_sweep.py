@@ -175,7 +175,7 @@ def test_the_ends_alone_get_a_verdict_of_their_own() -> None:
 def test_what_was_not_tested_names_each_lack_once() -> None:
     lines = [line for _, found in limits(index()) for line in found]
     assert sum("four times the queries" in line for line in lines) == 1
-    assert sum("Elicitation of" in line for line in lines) == 1
+    assert [sum(what in line for line in lines) for what in ("(prefill, examples", "by temperature", "Selection among")] == [1, 1, 1]
 
 
 # The figure
