@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from command_line import ROOT, SMOKE, invoke
 from processes import Done, run_in_processes
 
@@ -36,6 +38,7 @@ def _again(folder: Path, *arguments: str) -> list[Done]:
     return run_in_processes(invoke, *_arguments(folder), *arguments, processes=2, environment=environment, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_two_processes_do_one_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     done = _launched(folder)
