@@ -30,7 +30,6 @@ from transformers.trainer_utils import align_special_tokens
 from transformers.utils import logging as transformers_logging
 
 from distillability.models.batch import right_padded
-from distillability.models.boundaries import NOWHERE
 from distillability.models.head import has_plain_head, states_and_head
 from distillability.models.load import LoadedModel
 from distillability.objectives import Objective
@@ -40,7 +39,7 @@ from distillability.ops.reduce import global_mean
 from distillability.ops.sharding import through_wrapper
 from distillability.rollouts import complete_ids
 from distillability.training.devices import on_one_device
-from distillability.training.heard import Heard, Said, heard_traces, said_of, spoken_share
+from distillability.training.heard import Heard, Said, at_places, heard_traces, said_of, spoken_share
 from distillability.training.resume import MetricsFile, last_checkpoint
 from distillability.training.signals import Example, RecordedSignals, encode_trace
 from distillability.types import Trace
@@ -82,8 +81,8 @@ class _Traces(Dataset[dict[str, Any]]):
         rows, places = self.signals.rows(index), self.heard[index].places
         if places is None:
             return row | {"teacher": rows}
-        where = torch.tensor(places)
-        return row | {"teacher": rows[where.clamp_min(0)], "silent": where == NOWHERE}
+        said, silent = at_places(rows, places)
+        return row | {"teacher": said, "silent": silent}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from distillability.ops.projection import projector
 from distillability.training.signals import Example, RecordedSignals
 from distillability.types import Trace
 
-__all__ = ["Heard", "Said", "heard_traces", "said_of", "spoken_share"]
+__all__ = ["Heard", "Said", "at_places", "heard_traces", "said_of", "spoken_share"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,14 @@ def said_of(states: torch.Tensor, head: torch.nn.Module, heard: Sequence[Heard])
     places = [NOWHERE if place == NOWHERE else row + place for row, each in zip(before, heard, strict=False) for place in each.places or ()]
     if not places:
         return Said(states, head, None)
-    index = torch.tensor(places, device=states.device)
-    return Said(states[index.clamp_min(0)], head, index == NOWHERE)
+    rows, silent = at_places(states, places)
+    return Said(rows, head, silent)
+
+
+def at_places(rows: torch.Tensor, places: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """[n, …] of the rows at `places` [n], anything at NOWHERE, and [n] where that is."""
+    index = torch.tensor(places, device=rows.device)
+    return rows[index.clamp_min(0)], index == NOWHERE
 
 
 def heard_traces(
