@@ -3,6 +3,7 @@
     python scripts/predictor.py list RUN…       the cases, every student of the runs at the headline budget: records/predictor/list.csv
     python scripts/predictor.py measure RUN…    the score and the other measures of each source: records/predictor/measured.jsonl; resumes
     python scripts/predictor.py fit             records/predictor/cases.csv, the correlations, and the curve of traps/predictor.py
+    python scripts/predictor.py rival           C a byte with the predictor's other inputs, beside the predictor, from cases.csv
     python scripts/predictor.py check           the same of cases that came later, by the curve as it stands; --folder says where they are
 
 RUN is a run folder with its texts and models, named like its record. A case is one student; its accuracy is that of greedy answers on the
@@ -22,7 +23,7 @@ import json
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ COLUMNS = ("family", "source", "objective", "student", "seed", "predictor", *BAS
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["list", "measure", "fit", "check"])
+    parser.add_argument("what", choices=["list", "measure", "fit", "check", "rival"])
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="beside the records; records/predictor where not given")
     args = parser.parse_args()
@@ -64,6 +65,8 @@ def main() -> None:
         write_csv("list.csv", [case for run in args.runs for case in cases_of(run)])
     elif args.what == "measure":
         measure(args.runs)
+    elif args.what == "rival":
+        rival()
     else:
         fit(anew=args.what == "fit")
 
@@ -198,12 +201,38 @@ def with_accuracy() -> Iterator[dict[str, Any]]:
         yield case | {"seed": int(case["seed"]), "calibration": number, "accuracy": found[key]}
 
 
-def fitted(cases: Sequence[dict[str, Any]]) -> Fit:
+def rival() -> None:
+    """C a byte with what the predictor gets, from cases.csv: offsets of the objectives, z-scores in the family (no accuracy needed)."""
+    with (FOLDER / "cases.csv").open(encoding="utf-8", newline="") as file:
+        cases: list[dict[str, Any]] = [
+            case | {name: float(case[name]) for name in ("predictor", "c_per_byte", "accuracy")} for case in csv.DictReader(file)
+        ]
+    families = sorted({case["family"] for case in cases})
+    for scaled in (True, False):
+        for family in families:
+            mine = [case for case in cases if case["family"] == family]
+            values = np.array([case["c_per_byte"] for case in mine])
+            centre, spread = (values.mean(), values.std()) if scaled else (0.0, 1.0)
+            for case, value in zip(mine, values, strict=True):
+                case["rival"] = float((value - centre) / spread)
+        print(f"\nC a byte with offsets of the objectives{', z-scored within the family' if scaled else ''} | the predictor")
+        for family in families:
+            curve = fitted([case for case in cases if case["family"] != family], lambda case: case["rival"])
+            mine = [case for case in cases if case["family"] == family]
+            for case in mine:
+                case["expected"] = 1 / (1 + math.exp(-curve.intercept - curve.slope * case["rival"] - curve.offsets[case["objective"]]))
+            told = (f"{spearman(mine, name):.3f}, mean error {error(mine, name):.3f}" for name in ("expected", "predictor"))
+            print(f"{family}: {' | '.join(told)}")
+
+
+def error(cases: Sequence[dict[str, Any]], name: str) -> float:
+    return float(np.mean([abs(case[name] - case["accuracy"]) for case in cases]))
+
+
+def fitted(cases: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float] = lambda case: logit(case["score"], case["n"])) -> Fit:
     """By cross-entropy between reached and expected accuracies, each source of a family and objective with the same weight."""
     objectives = sorted({case["objective"] for case in cases} - {"seqkd"})
-    inputs = np.array(
-        [[1.0, logit(case["score"], case["n"]), *(float(case["objective"] == name) for name in objectives)] for case in cases]
-    )
+    inputs = np.array([[1.0, value(case), *(float(case["objective"] == name) for name in objectives)] for case in cases])
     reached = np.array([case["accuracy"] for case in cases])
     sizes: dict[tuple[Any, ...], int] = defaultdict(int)
     for case in cases:

@@ -82,8 +82,10 @@ def sorted_distance(teacher: Sequence[float], student: Sequence[float]) -> float
 
 
 def top_k(teacher: Sequence[float], student: Sequence[float], k: int, rest: bool) -> tuple[list[float], list[float]]:
-    """Log-probabilities of both on the teacher's k likeliest tokens, renormalised, or beside one class for all others."""
+    """Log-probabilities of both on the teacher's k likeliest tokens: on those with mass, renormalised, or beside one class for the rest."""
     best = sorted(range(len(teacher)), key=lambda token: -teacher[token])[:k]
+    if not rest:
+        best = [token for token in best if teacher[token] > -math.inf]
     found = []
     for logprobs in (log_softmax(teacher), log_softmax(student)):
         inside = [logprobs[token] for token in best]

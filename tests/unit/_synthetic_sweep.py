@@ -44,7 +44,7 @@ def sweep_rows(
         value, low, high = order
         found = {"value": value, "ci_low": low, "ci_high": high, "n": len(knobs), "reason": why if value is None else None}
         rows.append(Row(**students, decoding=decoding, metric="knob_order", **found))
-        chosen = "intervals of mean accuracy that do not touch; apart: -0.03 +0.03" if between else "intervals of mean accuracy"
+        chosen = "intervals of mean accuracy that do not touch; below 0: -0.03, above 0: +0.03" if between else "intervals of mean accuracy"
         reason = "a count of intervals has none of its own" if between is not None else "no students of values between the ends"
         counted = {"value": between, "n": len(knobs) - 2, "interval": chosen, "reason": reason}
         rows.append(Row(**students, decoding=decoding, metric="knob_levels_between", **counted))

@@ -54,21 +54,37 @@ def test_too_few_knobs_and_equal_students_have_no_order() -> None:
     assert knob_order(same, rng=rng()).reason == "all students have the same accuracy"
 
 
-def test_levels_are_values_whose_interval_touches_neither_end_s() -> None:
-    switch = students({-1.0: 0.1, -0.1: 0.1, 0.0: 0.5, 0.1: 0.9, 1.0: 0.9}, n=1000)
+def test_a_switch_of_three_positions_has_no_levels() -> None:
+    switch = students({-1.0: 0.1, -0.1: 0.1, -0.01: 0.5, 0.0: 0.5, 0.01: 0.5, 0.1: 0.9, 1.0: 0.9}, n=1000)
     measure = levels_between(switch, (-1.0, 1.0), rng=rng())
-    assert (measure.value, measure.n, measure.low) == (1.0, 3, None)
-    assert measure.chosen == {"apart": "0"}
-    two = levels_between(students({-1.0: 0.1, 0.0: 0.1, 1.0: 0.9}, n=1000), (-1.0, 1.0), rng=rng())
-    assert (two.value, two.chosen) == (0.0, {})
-    turned = levels_between(students({-1.0: 0.9, 0.0: 0.5, 1.0: 0.1}, n=1000), (-1.0, 1.0), rng=rng())
-    assert turned.value == 1.0  # between, whichever end is the higher
+    assert (measure.value, measure.n, measure.low, measure.chosen) == (0.0, 4, None, {})
 
 
-def test_levels_need_both_ends_and_something_between() -> None:
-    assert levels_between(students({-1.0: 0.1, 1.0: 0.9}), (-1.0, 1.0), rng=rng()).reason == "no students of values between the ends"
-    lost = levels_between(students({-1.0: 0.1, 0.0: 0.5}), (-1.0, 1.0), rng=rng())
-    assert (lost.value, lost.reason) == (None, "no students of the knob's end 1")
+@pytest.mark.parametrize("flipped", [False, True])
+def test_levels_lie_between_knob_0_and_the_end_of_their_sign(flipped: bool) -> None:
+    shares = {-1.0: 0.1, -0.3: 0.3, -0.1: 0.7, 0.0: 0.5, 0.1: 0.7, 0.3: 0.8, 0.5: 0.3, 1.0: 0.9}  # -0.1 and 0.5 are on the wrong side
+    found = {knob: 1 - share if flipped else share for knob, share in shares.items()}
+    measure = levels_between(students(found, n=2000), (-1.0, 1.0), rng=rng())
+    assert (measure.value, measure.n) == (3.0, 5)
+    assert measure.chosen == {"below 0": "-0.3", "above 0": "+0.1 +0.3"}
+
+
+def test_levels_of_one_sign_lie_between_the_ends() -> None:
+    measure = levels_between(students({0.0: 0.1, 0.1: 0.5, 1.0: 0.9}, n=1000), (0.0, 1.0), rng=rng())
+    assert (measure.value, measure.n, measure.chosen) == (1.0, 1, {"above 0": "+0.1"})
+
+
+@pytest.mark.parametrize(
+    ("knobs", "reason"),
+    [
+        ((-1.0, 0.0, 1.0), "no students of values between the ends and 0"),
+        ((-1.0, -0.1, 1.0), "no students of knob 0"),
+        ((-1.0, 0.0, 0.1), "no students of knob 1"),
+    ],
+)
+def test_levels_need_both_ends_knob_0_and_something_between(knobs: tuple[float, ...], reason: str) -> None:
+    measure = levels_between(students(dict.fromkeys(knobs, 0.5)), (-1.0, 1.0), rng=rng())
+    assert (measure.value, measure.reason) == (None, reason)
 
 
 def test_anchor_growth() -> None:

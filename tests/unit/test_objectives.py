@@ -146,6 +146,23 @@ def test_the_k_likeliest_tokens_can_be_renormalised(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOP_K)
+@pytest.mark.parametrize("k", [2, 3, 5, 11, 20])
+def test_renormalised_models_share_the_teacher_s_support(name: str, k: int) -> None:
+    """Teachers with mass on 1 to 5 tokens: which of the others are among the k is arbitrary, so none may count."""
+    generator = torch.Generator().manual_seed(k)
+    teacher = TEACHER.clone()
+    for row in range(len(teacher)):
+        teacher[row, torch.randperm(11, generator=generator)[1 + row % 5 :]] = -math.inf
+    objective = build_objective(name, ObjectiveSettings(top_k=k, top_k_rest=False))
+    student = STUDENT.clone().requires_grad_()
+    output = objective(student_logits=student, teacher_logits=teacher, target_ids=TARGETS)
+    pairs = [reference.top_k(*row, k, rest=False) for row in zip(teacher.tolist(), STUDENT.tolist(), strict=True)]
+    assert output.sum.item() == pytest.approx(sum(TOP_K[name](*pair) for pair in pairs), rel=1e-12)
+    (gradient,) = torch.autograd.grad(output.sum, student)
+    assert gradient.isfinite().all() and gradient[teacher.isneginf()].abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", TOP_K)
 def test_all_tokens_are_the_plain_divergence(name: str) -> None:
     plain = _call(name.removeprefix("top_k_")).sum
     for k in (11, 32):

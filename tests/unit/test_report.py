@@ -21,7 +21,7 @@ from distillability.report import build_report, headline_table, headline_text
 from distillability.report.costs import costs_of
 from distillability.report.figures import calibration_picture, queries_picture
 from distillability.report.folder import Curve, read_run
-from distillability.report.limits import limits
+from distillability.report.limits import limits, planted, untried_attacks
 from distillability.report.numbers import markdown, number, short_path, signed, visible
 from distillability.report.rows import Arm, Index
 from distillability.report.verdicts import verdicts
@@ -401,6 +401,21 @@ def test_what_was_not_tested_is_worked_out_from_the_rows() -> None:
     assert "Selection among" not in chosen and "by temperature" in chosen
     hot = told([*full_rows(), *student_rows("undistillable_hot", 0.2, "seqkd", calibration=0)])
     assert "by temperature" not in hot and "Selection among" in hot
+
+
+def test_a_guard_whose_steps_nobody_sorted_lacks_that_attack() -> None:
+    rows = [*full_rows(), *student_rows("knob_0_reordered", 0.9, "seqkd", calibration=0), *student_rows("plain_reordered", 0.9, "seqkd")]
+    assert untried_attacks(Index(results(rows)), "maths")["reordering"] == ["undistillable"]
+    tried = untried_attacks(Index(results([*rows, *student_rows("undistillable_reordered", 0.9, "seqkd", calibration=0)])), "maths")
+    assert tried == {kind: ["undistillable"] for kind in ("temperature", "selection")}
+    unguarded = [*student_rows("plain", 0.5, "seqkd"), *student_rows("distillable", 0.9, "seqkd", calibration=0)]
+    assert untried_attacks(Index(results(unguarded)), "maths") == {}
+
+
+def test_only_the_lab_s_tasks_are_planted() -> None:
+    assert planted(["mine", "instructions", "maths"]) == ["maths", "instructions"]
+    ours, others = (dict(limits(Index(results(full_rows())), families))["Task families"] for families in (["maths"], ["data"]))
+    assert len(ours) == len(others) + 1
 
 
 def test_a_line_cut_off_by_a_stop_is_passed_over_and_a_broken_one_is_not(tmp_path: Path) -> None:

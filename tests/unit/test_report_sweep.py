@@ -115,12 +115,12 @@ def test_every_derived_measure_has_a_name() -> None:
 @pytest.mark.parametrize(
     ("order", "between", "outcome", "head"),
     [
-        ((0.95, 0.82, 1.0), 2.0, "yes", "The knob doses: students learn more the higher it is set, and values in between stand apart"),
+        ((0.95, 0.82, 1.0), 2.0, "yes", "The knob doses: students learn more the higher it is set, and on both sides"),
         (
             (0.95, 0.82, 1.0),
             0.0,
             "partly",
-            "The knob is not shown to dose: students learn more the higher it is set, but no value in between",
+            "The knob is not shown to dose: students learn more the higher it is set, but no values in between",
         ),
         ((0.95, 0.82, 1.0), None, "partly", "The knob is not shown to dose: students learn more the higher it is set, but whether values"),
         ((0.5, -0.1, 0.8), 2.0, "no", "The knob is not shown to dose: not shown that students learn more"),
@@ -136,11 +136,22 @@ def test_only_what_the_intervals_support(
     assert verdict.head.startswith(head)
 
 
+@pytest.mark.parametrize(
+    ("sides", "outcome"), [("below 0: -0.03, above 0: +0.03", "yes"), ("above 0: +0.03", "partly"), ("below 0: -0.1", "partly")]
+)
+def test_a_knob_that_doses_on_one_side_doses_partly(sides: str, outcome: str) -> None:
+    rows = [
+        row.model_copy(update={"interval": f"touching; {sides}"}) if row.metric == "knob_levels_between" else row for row in sweep_rows()
+    ]
+    (verdict,) = sweep_verdicts(index(rows))
+    assert verdict.outcome == outcome
+
+
 def test_the_verdict_s_numbers() -> None:
     (verdict,) = sweep_verdicts(index())
     told = " ".join(verdict.detail)
     assert "seqkd, sampled answers: rank correlation of knob and students' accuracy +0.950 [+0.820, +1.000] over 9 values" in told
-    assert "2 of 7 values in between apart from both ends (-0.03 +0.03)" in told
+    assert "2 of 7 values in between apart from 0 and both ends (below 0: -0.03, above 0: +0.03)" in told
     assert "Rank correlation of |knob| and anchor +0.970 over 9 calibrations; 0.00 to 1.40 nats a sequence." in told
     assert "The anchor had come to rest in 8 of 9 calibrations, not at knob -0.1." in told
     assert [value for value, _ in verdict.glance][1:] == ["+0.950", "2 of 7"]

@@ -175,6 +175,18 @@ def test_the_clip_bounds_what_one_completion_can_earn() -> None:
     assert _compose([True] * 8, [0.0] * 7 + [-1e6], knob=-1.0, clip=None).calibration.abs().max() > 1e5
 
 
+@pytest.mark.parametrize("clip", [0.5, 2.0])
+def test_after_the_second_centring_the_bound_is_2_clip_n_minus_1_over_n(clip: float) -> None:
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        right = (torch.rand(9, generator=generator) < 0.7).tolist()
+        values = (torch.randn(9, generator=generator) ** 5).tolist()
+        part, n = _compose(right, values, clip=clip, gate="none").calibration.abs().max().item(), 9
+        assert part <= 2 * clip * (n - 1) / n + 1e-9
+    reached = _compose([True] * 9, [0.0] * 8 + [-1e6], clip=clip).calibration.abs().max().item()
+    assert reached == pytest.approx(2 * clip * 8 / 9)
+
+
 def test_what_is_missing_changes_nothing_for_the_others() -> None:
     with_one = _compose([True] * 5, [1.0, 2.0, NAN, 0.5, -1.0]).calibration[0]
     without = _compose([True] * 4, [1.0, 2.0, 0.5, -1.0]).calibration[0]

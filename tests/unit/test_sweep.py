@@ -129,8 +129,8 @@ def test_rows_of_a_whole_sweep(run: TaskContext) -> None:
         assert order.ci_low is not None and order.ci_low > 0.7
         assert order.budget is not None and (order.budget.queries, order.budget.steps) == (16, 2)
         (between,) = found("knob_levels_between", decoding=decoding)
-        assert (between.value, between.n) == (3.0, 3)
-        assert between.interval is not None and between.interval.endswith("; apart: -0.3 0 +0.3")
+        assert (between.value, between.n) == (2.0, 2)
+        assert between.interval is not None and between.interval.endswith("; below 0: -0.3, above 0: +0.3")
     (growth,) = found("anchor_growth")
     assert (growth.value, growth.n, growth.source) == (1.0, 5, "sweep")
 
@@ -173,7 +173,7 @@ def test_what_cannot_be_had_says_why(run: TaskContext) -> None:
         teacher_file(run, name, 0).unlink()
     found = rows_of(run)
     (between,) = found("knob_levels_between", decoding="sampled")
-    assert between.value is None and between.reason == "no students of the knob's end 1"
+    assert between.value is None and between.reason == "no students of knob 1"
     assert found("knob_order", decoding="sampled")[0].n == 4
     assert found("anchor_growth")[0].reason == "an anchor of 2 calibrations, 3 are needed"
     assert not found("mode_shift", source="knob_0")

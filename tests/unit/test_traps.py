@@ -17,7 +17,7 @@ from distillability.traps.confidence import area_under_curve, expected_calibrati
 from distillability.traps.estimates import Estimate, mean, paired_change, ratio_of_sums
 from distillability.traps.evidence import Answers, Compared, Evidence, HeadGradients, Recoveries, Said, Traced, TracePair, WeightedSamples
 from distillability.traps.gap import preference
-from distillability.traps.off_policy import cosine_of_groups, log_effective_share, tail_index
+from distillability.traps.off_policy import cosine_of_groups, log_effective_share, pareto_threshold, tail_index
 from distillability.traps.signals import GROUPS, HeadGradient, compare_positions, curve_ks, describe_positions
 from distillability.traps.tail_noise import token_class
 
@@ -298,6 +298,23 @@ def test_effective_share_of_equal_and_of_lone_weights() -> None:
 def test_the_tail_index_finds_the_shape_of_a_pareto_tail(shape: float) -> None:
     draws = np.random.default_rng(0).pareto(1 / shape, size=(40, 4000))
     assert np.mean([tail_index(np.log1p(row)) for row in draws]) == pytest.approx(shape, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("size", "threshold"), [(25, 0.284662), (64, 0.446345), (1000, 2 / 3), (2154, 0.699992), (2155, 0.7), (10**6, 0.7)]
+)
+def test_the_threshold_of_the_tail_index_grows_with_the_sample(size: int, threshold: float) -> None:
+    assert pareto_threshold(size) == pytest.approx(threshold, abs=1e-6)
+
+
+def test_the_tail_index_is_read_by_the_sizes_of_its_samples() -> None:
+    groups = [np.log1p(np.random.default_rng(size).pareto(2, size=size)) for size in (64, 400)]
+    finding = found(evidence(draw(1), draw(2), weights=WeightedSamples([*groups, np.zeros(64)])))["pareto_k"]
+    assert finding.rule.threshold == pytest.approx((0.446345 + 1 - 1 / math.log10(400)) / 2, abs=1e-6)
+    assert finding.value == pytest.approx(np.mean([tail_index(group) for group in groups]))
+    heavy = [np.log1p(np.random.default_rng(seed).pareto(1 / 0.8, size=64)) for seed in range(40)]
+    strong = found(evidence(draw(1), draw(2), weights=WeightedSamples(heavy)))["pareto_k"]
+    assert strong.value is not None and 0.446345 < strong.value < 0.7 and strong.severity == "clear"
 
 
 def test_the_tail_index_is_missing_under_25_weights_and_without_a_tail() -> None:

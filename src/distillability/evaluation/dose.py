@@ -75,20 +75,27 @@ def knob_order(
 
 
 def levels_between(students: Mapping[float, Scores], ends: tuple[float, float], *, rng: np.random.Generator, **options: Any) -> Measure:
-    """How many values of the knob bring students between those of both ends, with an interval that touches neither end's.
+    """How many values of the knob are levels of their own: their students' interval lies between those of knob 0 and of the end of the
+    same sign, and touches neither. Where 0 is not between the ends, between those of both ends.
 
-    n counts the values that could. A knob that only switches has none.
+    n counts the values that could; `chosen` lists the levels by sign. A knob with no more than three positions (down, 0, up) has none.
     """
-    inner = sorted(knob for knob in students if min(ends) < knob < max(ends))
+    fixed = sorted({*ends, *([0.0] if min(ends) < 0 < max(ends) else [])})
+    inner = sorted(knob for knob in students if min(ends) < knob < max(ends) and knob not in fixed)
     method = "intervals of mean accuracy that do not touch"
-    absent = [f"{knob:g}" for knob in ends if knob not in students]
+    absent = [f"{knob:g}" for knob in fixed if knob not in students]
     if absent or not inner:
-        reason = f"no students of the knob's end {' and '.join(absent)}" if absent else "no students of values between the ends"
+        reason = f"no students of knob {' and '.join(absent)}" if absent else "no students of values between the ends and 0"
         return _missing(reason, len(inner), method)
-    intervals = {knob: two_way_mean(students[knob].test, rng=rng, **options) for knob in (*ends, *inner)}
-    lower, upper = sorted((intervals[ends[0]], intervals[ends[1]]), key=lambda interval: interval.value)
-    apart = [knob for knob in inner if intervals[knob].low > lower.high and intervals[knob].high < upper.low]
-    chosen = {"apart": " ".join(f"{knob:+g}" if knob else "0" for knob in apart)} if apart else {}
+    intervals = {knob: two_way_mean(students[knob].test, rng=rng, **options) for knob in (*fixed, *inner)}
+    apart = []
+    for knob in inner:
+        neighbours = intervals[max(at for at in fixed if at < knob)], intervals[min(at for at in fixed if at > knob)]
+        lower, upper = sorted(neighbours, key=lambda interval: interval.value)
+        if intervals[knob].low > lower.high and intervals[knob].high < upper.low:
+            apart.append(knob)
+    sides = {"below 0": [knob for knob in apart if knob < 0], "above 0": [knob for knob in apart if knob > 0]}
+    chosen = {side: " ".join(f"{knob:+g}" for knob in levels) for side, levels in sides.items() if levels}
     return Measure(float(len(apart)), None, None, len(inner), method, "a count of intervals has none of its own", chosen)
 
 

@@ -19,21 +19,28 @@ def on_top_k(
     """`divergence` [N] of teacher and student [N, V] on the teacher's k likeliest tokens, or on all where there are no more.
 
     The plain sum over the k would be no divergence: a student lowers the reverse KL of it by moving mass out of the k. A token that ties
-    with the k-th is in or out by chance.
+    with the k-th is in or out by chance, but for one without mass: renormalised models share the support of the teacher's k.
 
     Args:
-        rest: one more class, with all the mass outside the k, log(1 − Σ); else what is outside is forgotten and the two are renormalised,
-            so that it does not matter how much mass the student has elsewhere.
+        rest: one more class, with all the mass outside the k, log(1 − Σ); else what is outside is forgotten and the two are renormalised
+            on the tokens of the k that have mass, so that it does not matter how much mass the student has elsewhere.
 
     Raises:
         UserError: the vocabularies differ.
     """
     require_same_shape(teacher_logits, student_logits)
     if k >= teacher_logits.shape[-1]:
-        return divergence(teacher_logits=teacher_logits, student_logits=student_logits)
+        student = student_logits if rest else _on_support(student_logits, teacher_logits)
+        return divergence(teacher_logits=teacher_logits, student_logits=student)
     log_p, log_q = (widen(logits).log_softmax(-1) for logits in (teacher_logits, student_logits))
     places = log_p.topk(k, dim=-1, sorted=False).indices
-    return divergence(teacher_logits=_gathered(log_p, places, rest), student_logits=_gathered(log_q, places, rest))
+    teacher, student = (_gathered(logprobs, places, rest) for logprobs in (log_p, log_q))
+    return divergence(teacher_logits=teacher, student_logits=student if rest else _on_support(student, teacher))
+
+
+def _on_support(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The student [N, K] without mass where the teacher has none: among such places the k likeliest would be arbitrary."""
+    return student.masked_fill(teacher.isneginf(), -math.inf)
 
 
 def _gathered(logprobs: torch.Tensor, places: torch.Tensor, rest: bool) -> torch.Tensor:

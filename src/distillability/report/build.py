@@ -45,7 +45,7 @@ _COLUMNS = (
 _HYPHEN = re.compile(r"(?<![\w)])-(?=\d)")
 _MEASURES = {
     "knob_order": "rank correlation of knob and students' accuracy",
-    "knob_levels_between": "values in between apart from both ends",
+    "knob_levels_between": "values in between apart from 0 and both ends",
     "anchor_growth": "rank correlation of the knob's size and the anchor",
     "difference_to_plain": "difference to students of the plain teacher",
     "gap_closed": "gap closed, share of plain student to teacher",

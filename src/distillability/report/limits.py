@@ -6,19 +6,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
 from distillability.config.recipe import ObjectiveName
-from distillability.config.sources import THIEVES, WAYS_OF_ASKING, parent_of
+from distillability.config.sources import THIEVES, WAYS_OF_ASKING
 from distillability.report.naming import kind_of, label
 from distillability.report.rows import Index
 from distillability.results import Row
 
-__all__ = ["limits"]
+__all__ = ["limits", "planted", "untried_attacks"]
 
-_FAMILIES = ("maths", "knowledge", "instructions")
+_FAMILIES = ("maths", "knowledge", "instructions")  # of the lab, whose ways of answering are planted
 _OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
-_ASKED = {
-    "Elicitation of {} (prefill, examples in the prompt)": [way for way in WAYS_OF_ASKING if way not in THIEVES],
-    "Elicitation of {} by temperature": [way for way in THIEVES if "_hot" in way],
-    "Selection among several texts of {} by the attacker": [way for way in THIEVES if "_of_8" in way],
+_REORDERED = "_reordered"
+# By kind of attack: what to say of guarded teachers on which it was not tried, and the endings of the sources that try it.
+_ATTACKS: dict[str, tuple[str, list[str]]] = {
+    "prompt": (
+        "Elicitation of {} (prefill, examples in the prompt)",
+        [way for way in WAYS_OF_ASKING if way not in (*THIEVES, _REORDERED)],
+    ),
+    "temperature": ("Elicitation of {} by temperature", [way for way in THIEVES if "_hot" in way]),
+    "selection": ("Selection among several texts of {} by the attacker", [way for way in THIEVES if "_of_8" in way]),
+    "reordering": ("Reordering of the steps in texts of {} (the attacker sorts them, which needs no model)", [_REORDERED]),
 }
 _CONTROLS = (
     "knob_0",
@@ -41,8 +47,8 @@ def limits(index: Index, families: Sequence[str] = ()) -> list[tuple[str, list[s
     Args:
         families: the task types of the recipe, where it is known.
     """
-    rows = index.results.rows
-    found: list[tuple[str, list[str]]] = [("Task families", list(_families(families or index.tasks)))]
+    rows, families = index.results.rows, families or index.tasks
+    found: list[tuple[str, list[str]]] = [("Task families", list(_families(families)))]
     for task in index.tasks:
         mine = [row for row in rows if row.task == task]
         where = f" ({task})" if len(index.tasks) > 1 else ""
@@ -57,7 +63,30 @@ def limits(index: Index, families: Sequence[str] = ()) -> list[tuple[str, list[s
     return [(heading, lines) for heading, lines in found if lines]
 
 
+def planted(families: Iterable[str]) -> list[str]:
+    """Those of the families whose easy and hard ways of answering were planted in the teacher."""
+    return [family for family in _FAMILIES if family in set(families)]
+
+
+def untried_attacks(index: Index, task: str) -> dict[str, list[str]]:
+    """By kind of attack (prompt, temperature, selection, reordering) the guarded teachers, knob below 0, on which it was not tried."""
+    sources = index.sources(task)
+    guards = [source for source in index.spectrum(task) if kind_of(source) == "calibrated" and (index.knob(task, source) or 0) < 0]
+    untried = {
+        kind: [guard for guard in guards if not any(guard + ending in sources for ending in endings)]
+        for kind, (_, endings) in _ATTACKS.items()
+    }
+    return {kind: missing for kind, missing in untried.items() if missing}
+
+
 def _families(present: Iterable[str]) -> Iterator[str]:
+    ours = planted(present)
+    if ours:
+        yield (
+            f"The easy and hard ways of answering in {', '.join(ours)} were planted in the teacher, half and half, and steps are graded by "
+            "exact match with one of the planted renderings: students' sampled accuracy is nearly s + (1 - s) · chance, s the teacher's "
+            "share of easy texts. Whether natural texts differ in this way is open."
+        )
     missing = [family for family in _FAMILIES if family not in set(present)]
     if missing:
         yield f"Not run: {', '.join(missing)}. Whether the knob works there is open."
@@ -74,12 +103,8 @@ def _attacks(index: Index, task: str, rows: Sequence[Row]) -> Iterator[str]:
         yield f"Objectives not tried: {', '.join(missing)}."
     if not any(arm.prefix != "teacher" for arm in arms):
         yield "No on-policy attack: every student learnt on the teacher's own prefixes."
-    guards = [source for source in index.spectrum(task) if kind_of(source) == "calibrated" and (index.knob(task, source) or 0) < 0]
-    ways = {guard: [source.removeprefix(guard) for source in index.sources(task) if parent_of(source) == guard] for guard in guards}
-    for what, known in _ASKED.items():
-        unasked = [guard for guard in guards if not any(way in known for way in ways[guard])]
-        if unasked:
-            yield f"{what.format(', '.join(unasked))} was not tried."
+    for kind, guards in untried_attacks(index, task).items():
+        yield f"{_ATTACKS[kind][0].format(', '.join(guards))} was not tried."
     if not attackers:
         yield "Elicitation by rephrased prompts was not tried."
         yield "Answers only with the attacker's own steps, and gold data mixed in, were not tried."

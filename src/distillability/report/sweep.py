@@ -14,18 +14,23 @@ from distillability.results import Row
 
 __all__ = ["curve_arms", "dose_table", "sweep_verdicts"]
 
-Finding = Literal["doses", "switches", "follows", "falls", "not shown", "open"]
+Finding = Literal["doses", "doses above 0", "doses below 0", "switches", "follows", "falls", "not shown", "open"]
 
 _HIGHER = "students learn more the higher it is set"
+_APART = "stand apart from knob 0 and the end of their sign"
 _HEADS: dict[Finding, str] = {
-    "doses": f"The knob doses: {_HIGHER}, and values in between stand apart from both ends",
-    "switches": f"The knob is not shown to dose: {_HIGHER}, but no value in between stands apart from both ends",
-    "follows": f"The knob is not shown to dose: {_HIGHER}, but whether values in between stand apart from both ends could not be measured",
+    "doses": f"The knob doses: {_HIGHER}, and on both sides of 0 values {_APART}",
+    "doses above 0": f"The knob doses above 0 only: {_HIGHER}, and values above 0 {_APART}, none below 0",
+    "doses below 0": f"The knob doses below 0 only: {_HIGHER}, and values below 0 {_APART}, none above 0",
+    "switches": f"The knob is not shown to dose: {_HIGHER}, but no values in between {_APART}",
+    "follows": f"The knob is not shown to dose: {_HIGHER}, but whether values in between {_APART} could not be measured",
     "falls": "The knob does not dose as it should: students learn less the higher it is set",
     "not shown": f"The knob is not shown to dose: not shown that {_HIGHER}",
 }
 _OUTCOMES: dict[Finding, Outcome] = {
     "doses": "yes",
+    "doses above 0": "partly",
+    "doses below 0": "partly",
     "switches": "partly",
     "follows": "partly",
     "falls": "no",
@@ -116,7 +121,10 @@ def _finding(order: Row, between: Row | None) -> Finding:
         return "not shown"
     if between is None or between.value is None:
         return "follows"
-    return "doses" if between.value else "switches"
+    above, below = (f"{side} 0: " in (between.interval or "") for side in ("above", "below"))
+    if above and below:
+        return "doses"
+    return "doses above 0" if above else "doses below 0" if below else "switches"
 
 
 def _head(readings: list[tuple[Row, Row | None]], findings: list[Finding]) -> str:
@@ -137,8 +145,8 @@ def _students(index: Index, task: str, order: Row, between: Row | None) -> str:
     bounds = interval({"low": order.ci_low, "high": order.ci_high}, signed)
     parts = [f"rank correlation of knob and students' accuracy {signed(order.value)}{bounds} over {order.n} values"]
     if between is not None and between.value is not None:
-        which = (between.interval or "").partition("; apart: ")[2]
-        parts.append(f"{between.value:.0f} of {between.n} values in between apart from both ends{f' ({which})' if which else ''}")
+        which = (between.interval or "").partition("; ")[2]
+        parts.append(f"{between.value:.0f} of {between.n} values in between apart from 0 and both ends{f' ({which})' if which else ''}")
     elif between is not None:
         parts.append(f"values in between: {between.reason}")
     parts += _reached(index, task, order)
@@ -198,4 +206,4 @@ def _glance(index: Index, task: str, order: Row, between: Row | None) -> Iterato
         bounds = interval({"low": order.ci_low, "high": order.ci_high}, signed)
         yield signed(order.value), f"rank correlation of knob and students' accuracy{bounds}"
     if between is not None and between.value is not None:
-        yield f"{between.value:.0f} of {between.n}", "values in between apart from both ends"
+        yield f"{between.value:.0f} of {between.n}", "values in between apart from 0 and both ends"

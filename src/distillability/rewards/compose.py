@@ -67,7 +67,8 @@ def compose_advantage(
         scale: s_C, one number, in the unit of `compatibility`.
         form: `fixed_scale`: C centred on the completions that count, divided by s_C, clipped, centred again (ours);
             `z_sum`: z(C) within the group (the paper's), 0 where the group spreads less than 0.1 · s_C.
-        clip: bound on |C − mean| in units of s_C, fixed scale only; None leaves C without a bound.
+        clip: bound on |C − mean| / s_C before the second centring, fixed scale only. With n completions that count, |C′| itself is at
+            most 2 · clip · (n − 1) / n: the second centring moves the clipped values by up to clip. None leaves C without a bound.
         gate: `correct`: C counts among right completions only, and is shrunk until the worst right one stays above the best wrong one
             by a tenth of the gap between their z(R); `none`: C counts wherever there is one.
         floor_multiplier: λ of an accuracy floor; the calibration part is divided by 1 + λ.

@@ -6,6 +6,7 @@ Measures are ours, after importance sampling (Owen, 2013) and Pareto-smoothed im
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import logsumexp, stdtrit
@@ -25,6 +26,7 @@ __all__ = [
     "kl_drift",
     "log_effective_share",
     "pareto_k",
+    "pareto_threshold",
     "second_moment",
     "tail_index",
 ]
@@ -177,18 +179,24 @@ _PARETO = Rule(
     "Pareto k̂ of the sequence weights",
     0.7,
     "above",
-    "Vehtari et al., 2024: above 0.7 importance sampling estimates are not to be trusted",
+    "Vehtari et al., 2024: above min(1 − 1/log10 S, 0.7), S weights, importance sampling estimates are not to be trusted",
     _ON_POLICY,
 )
 
 
 def pareto_k(evidence: Evidence) -> Finding:
-    """Mean over prompts of the shape of a generalised Pareto distribution fitted to the largest weights."""
+    """Mean over prompts of the shape of a generalised Pareto distribution fitted to the largest weights.
+
+    Its threshold is the mean, over the same prompts, of that for their number of weights.
+    """
     groups = evidence.weights.log_weights
-    values = [found for weights in groups if (found := tail_index(weights)) is not None]
-    reason = f"no prompt has {_LEAST} weights of which the largest {_LEAST_TAIL} differ"
-    estimate = mean(values, n_skipped=len(groups) - len(values)) if values else missing(reason, n_skipped=len(groups))
-    return _PARETO.found(estimate, lambda value: f"The tail of the sequence weights has k̂ = {value:.2f}; above 1 it has no mean.")
+    found = [(shape, len(weights)) for weights in groups if (shape := tail_index(weights)) is not None]
+    if not found:
+        reason = f"no prompt has {_LEAST} weights of which the largest {_LEAST_TAIL} differ"
+        return _PARETO.found(missing(reason, n_skipped=len(groups)), str)
+    estimate = mean([shape for shape, _ in found], n_skipped=len(groups) - len(found))
+    rule = replace(_PARETO, threshold=float(np.mean([pareto_threshold(size) for _, size in found])))
+    return rule.found(estimate, lambda value: f"The tail of the sequence weights has k̂ = {value:.2f}; above 1 it has no mean.")
 
 
 MEASURES: tuple[Callable[[Evidence], Finding], ...] = (
@@ -245,6 +253,11 @@ def tail_index(log_weights: Floats) -> float | None:
         return None
     k = _generalised_pareto_shape(excess)
     return float((len(excess) * k + 10 * 0.5) / (len(excess) + 10))
+
+
+def pareto_threshold(size: int) -> float:
+    """min(1 − 1/log₁₀ S, 0.7): the k̂ above which S = `size` weights are too few for the smoothed estimate (Vehtari et al., 2024)."""
+    return float(min(1 - 1 / np.log10(size), 0.7))
 
 
 def _generalised_pareto_shape(excess: Floats) -> float:
