@@ -43,17 +43,17 @@ import distillability.training  # sets what TRL reads when it is imported  # noq
 from benchmarks.models import Size, random_llama
 from benchmarks.timing import Stepper, alternate, peak_extra_memory
 from distillability.config.recipe import Calibrate, Teacher
+from distillability.inference import complete_ids
+from distillability.inference.generate import _generate, decoding_dtype
+from distillability.inference.likelihood import Scorer
 from distillability.lab.tokenizers import character_tokenizer
 from distillability.models.chat import prompt_ids
 from distillability.models.load import LoadedModel, load_model
-from distillability.rollouts import complete_ids
-from distillability.rollouts.generate import _generate, decoding_dtype
-from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task, split_of
 from distillability.tasks.maths import Maths
-from distillability.training.calibrate import Calibration, _grpo_config, calibration_trainer
-from distillability.training.monitors import StepRecord
-from distillability.training.resume import MetricsFile
+from distillability.training.calibrate_teacher import Calibration, _grpo_config, calibration_trainer
+from distillability.training.calibration_trainer import StepRecord
+from distillability.training.checkpoints import MetricsFile
 from distillability.training.reward import CompositeReward
 from distillability.types import Grade, Prompt, Split
 

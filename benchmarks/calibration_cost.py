@@ -31,13 +31,13 @@ from distillability.config.recipe import Recipe
 from distillability.config.recipe import Task as TaskConfig
 from distillability.evaluation.harness import evaluate_model
 from distillability.files import read_jsonl
+from distillability.inference import complete
 from distillability.models.chat import completion_ids, prompt_ids
 from distillability.models.load import LoadedModel, initialise_student, load_model
 from distillability.objectives import OBJECTIVES
-from distillability.rollouts import complete
 from distillability.tasks import build_task
 from distillability.tasks.base import Task
-from distillability.training.distill import StudentSettings, distill_student
+from distillability.training.distill_student import StudentSettings, distill_student
 from distillability.types import Trace
 
 ENOUGH = 0.95

@@ -43,8 +43,8 @@ from distillability.models.load import load_model
 from distillability.objectives import OBJECTIVES
 from distillability.ops.projection import projected_sum, projector
 from distillability.tasks.maths import Maths
-from distillability.training.distill import StudentSettings, student_trainer
-from distillability.training.signals import record_signals
+from distillability.training.distill_student import StudentSettings, student_trainer
+from distillability.training.teacher_signals import record_signals
 from distillability.types import Trace
 
 BATCH, LENGTH, STEPS, RATE = 32, 48, 10_000, 1e-9  # a rate at which nobody drifts; more steps than anybody takes

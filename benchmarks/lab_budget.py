@@ -22,13 +22,13 @@ from pathlib import Path
 import torch
 
 from distillability.evaluation.harness import evaluate_model
+from distillability.inference import complete
 from distillability.lab.build import FAMILIES, Family
 from distillability.models.load import initialise_student, load_model
 from distillability.objectives import OBJECTIVES
-from distillability.rollouts import complete
 from distillability.tasks.modes import Mode
-from distillability.training.distill import StudentSettings, distill_student
-from distillability.training.signals import RecordedSignals, record_signals
+from distillability.training.distill_student import StudentSettings, distill_student
+from distillability.training.teacher_signals import RecordedSignals, record_signals
 from distillability.types import Trace
 
 

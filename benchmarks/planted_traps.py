@@ -26,14 +26,14 @@ from scipy.stats import spearmanr
 
 from benchmarks.lab_budget import FAMILIES, plain_traces
 from distillability.config.recipe import Diagnose
+from distillability.diagnosis import Finding, find
+from distillability.diagnosis.collect import Drawn, draw, draw_all, read_all
+from distillability.diagnosis.findings import Rule
+from distillability.diagnosis.forward import Pair
+from distillability.diagnosis.probe import train_probe
+from distillability.inference import Completions
 from distillability.models.load import LoadedModel, initialise_student, load_model
-from distillability.rollouts import Completions
-from distillability.stages.evidence import Drawn, draw, draw_all, read_all
-from distillability.stages.probe import train_probe
-from distillability.stages.tracing import Pair
-from distillability.training.distill import StudentSettings
-from distillability.traps import Finding, find
-from distillability.traps.base import Rule
+from distillability.training.distill_student import StudentSettings
 
 DOSES = {"noise": (0.0, 0.02, 0.05, 0.1, 0.2), "prefixes": (0.0, 0.1, 0.25, 0.5, 1.0), "layer": (0.0, 0.25, 0.5, 0.75, 1.0)}
 

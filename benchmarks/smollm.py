@@ -30,6 +30,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from distillability.config.recipe import Calibrate, Teacher
 from distillability.files import read_jsonl
+from distillability.inference import complete
+from distillability.inference.decoder import Decoder
+from distillability.inference.likelihood import Scorer
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.models.convert import as_folder
 from distillability.models.dtype import faster_autocast
@@ -38,13 +41,10 @@ from distillability.models.load import LoadedModel, load_model
 from distillability.objectives import OBJECTIVES
 from distillability.rewards.compatibility import compatibility
 from distillability.rewards.compose import compatibility_scale
-from distillability.rollouts import complete
-from distillability.rollouts.fast import Decoder
-from distillability.scoring.likelihood import Scorer
 from distillability.tasks.base import Task, split_of
-from distillability.training import calibrate as calibration
-from distillability.training.distill import StudentSettings, distill_student
-from distillability.training.signals import encode_trace, record_signals
+from distillability.training import calibrate_teacher as calibration
+from distillability.training.distill_student import StudentSettings, distill_student
+from distillability.training.teacher_signals import encode_trace, record_signals
 from distillability.types import Grade, Prompt, Split, Trace
 
 NEW_TOKENS = 64

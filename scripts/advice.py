@@ -22,7 +22,7 @@ import numpy as np
 from distillability.config.load import load_recipe
 from distillability.files import new_folder
 from distillability.models.load import load_model
-from distillability.report.diagnosis import forecasts, subjects
+from distillability.report.diagnosis_section import forecasts, subjects
 from distillability.report.folder import read_diagnoses
 from distillability.results import Row, read_results
 

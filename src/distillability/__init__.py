@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distillability.config.load import load_recipe
     from distillability.config.recipe import Recipe
+    from distillability.diagnosis.diagnose import diagnose
     from distillability.errors import Problem, UserError
     from distillability.models.load import LoadedModel, load_model
     from distillability.models.locate import locate
     from distillability.results import Results, read_results
-    from distillability.stages.diagnosis import diagnose
-    from distillability.stages.folder import RunFolder
+    from distillability.runs.folder import RunFolder
     from distillability.tasks import Task, build_task
     from distillability.types import Grade
 
@@ -46,11 +46,11 @@ _HOMES = {
     "Problem": "errors",
     "Recipe": "config.recipe",
     "Results": "results",
-    "RunFolder": "stages.folder",
+    "RunFolder": "runs.folder",
     "Task": "tasks",
     "UserError": "errors",
     "build_task": "tasks",
-    "diagnose": "stages.diagnosis",
+    "diagnose": "diagnosis.diagnose",
     "load_model": "models.load",
     "load_recipe": "config.load",
     "locate": "models.locate",

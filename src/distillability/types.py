@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -54,3 +55,8 @@ class Trace:
     prompt: str
     text: str
     truncated: bool = False
+
+
+def complete_traces(traces: Sequence[Trace]) -> list[Trace]:
+    """The traces that a student can learn from: neither truncated nor empty. The others count as queries all the same."""
+    return [trace for trace in traces if not trace.truncated and trace.text]

@@ -17,11 +17,11 @@ from trl import GRPOTrainer
 from distillability.config.recipe import Calibrate, Lora, SchedulerName, Teacher
 from distillability.errors import UserError
 from distillability.files import read_json, read_jsonl, write_json
+from distillability.inference.likelihood import Scorer
 from distillability.models.chat import prompt_ids
 from distillability.models.load import LoadedModel, load_model
-from distillability.scoring.likelihood import Scorer
-from distillability.training import calibrate as module
-from distillability.training.calibrate import Calibration, calibrate_teacher
+from distillability.training import calibrate_teacher as module
+from distillability.training.calibrate_teacher import Calibration, calibrate_teacher
 from distillability.training.reward import CompositeReward
 from processes import run_in_processes
 from tiny import Parity

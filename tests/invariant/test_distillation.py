@@ -19,11 +19,11 @@ from distillability.objectives import OBJECTIVES
 from distillability.ops import projection
 from distillability.ops.projection import projected_sum
 from distillability.tasks import Maths
-from distillability.training import distill as module
-from distillability.training import signals as signals_module
+from distillability.training import distill_student as module
+from distillability.training import teacher_signals as signals_module
 from distillability.training.devices import on_one_device
-from distillability.training.distill import StudentSettings, distill_student
-from distillability.training.signals import RecordedSignals, encode_trace, record_signals
+from distillability.training.distill_student import StudentSettings, distill_student
+from distillability.training.teacher_signals import RecordedSignals, encode_trace, record_signals
 from distillability.types import Trace
 from processes import run_in_processes
 

@@ -15,10 +15,10 @@ from distillability.errors import UserError
 from distillability.evaluation.intervals import wilson
 from distillability.files import read_jsonl, write_jsonl
 from distillability.models.load import load_model
-from distillability.training import calibrate as module
-from distillability.training.calibrate import Calibration, calibrate_teacher
+from distillability.training import calibrate_teacher as module
+from distillability.training.calibrate_teacher import Calibration, calibrate_teacher
+from distillability.training.checkpoints import MetricsFile
 from distillability.training.floor import Floor, held_out_accuracy, next_multiplier
-from distillability.training.resume import MetricsFile
 from distillability.training.reward import CompositeReward
 from distillability.training.stops import Watched, accuracy_under_floor
 from distillability.types import Grade, Prompt

@@ -14,11 +14,11 @@ from peft import LoraConfig, get_peft_model
 from trl import GRPOTrainer
 
 from distillability.config.recipe import Calibrate, Teacher
+from distillability.inference.likelihood import Scorer
 from distillability.models.load import load_model
 from distillability.ops.policy_loss import clipped_token_loss
-from distillability.scoring.likelihood import Scorer
-from distillability.training.calibrate import _grpo_config
-from distillability.training.compat import LeanGRPOTrainer, _passes
+from distillability.training.calibrate_teacher import _grpo_config
+from distillability.training.lean_grpo import LeanGRPOTrainer, _passes
 from distillability.training.reward import CompositeReward
 from tiny import Parity
 

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from distillability.config.recipe import Lora
 from distillability.errors import UserError
 from distillability.files import read_jsonl
+from distillability.inference.likelihood import Scorer
 from distillability.models.load import load_model
-from distillability.scoring.likelihood import Scorer
-from distillability.training import calibrate as module
+from distillability.training import calibrate_teacher as module
 from distillability.training.lora import AdapterOffScorer
 from distillability.training.reward import CompositeReward
 from tiny import tiny_models

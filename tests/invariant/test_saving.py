@@ -14,8 +14,7 @@ from transformers import LlamaForCausalLM, Trainer
 
 from distillability.config.recipe import Lora
 from distillability.errors import UserError
-from distillability.training.keep import on_a_full_disk
-from distillability.training.resume import last_checkpoint
+from distillability.training.checkpoints import last_checkpoint, on_a_full_disk
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

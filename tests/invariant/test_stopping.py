@@ -14,13 +14,13 @@ from test_calibration import SETTINGS, _arguments, _weights
 from distillability.config.recipe import AccuracyFloor, Stops
 from distillability.errors import UserError
 from distillability.files import read_json, read_jsonl, write_json
+from distillability.inference.likelihood import Scorer
 from distillability.models.load import load_model
 from distillability.ops.policy_loss import clipped_token_loss
-from distillability.scoring.likelihood import Scorer
-from distillability.training import compat
-from distillability.training.calibrate import Calibration, calibrate_teacher
+from distillability.training import lean_grpo
+from distillability.training.calibrate_teacher import Calibration, calibrate_teacher
+from distillability.training.calibration_trainer import CalibrationTrainer
 from distillability.training.reward import CompositeReward
-from distillability.training.trainer import CalibrationTrainer
 from distillability.types import Grade, Prompt
 from processes import run_in_processes
 from tiny import Parity
@@ -105,7 +105,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight(tiny: dict[str, Path], tmp_
         return loss * math.nan if len(calls) > breaks_after else loss
 
     breaks_after = 10**9
-    monkeypatch.setattr(compat, "clipped_token_loss", break_in_step_3)
+    monkeypatch.setattr(lean_grpo, "clipped_token_loss", break_in_step_3)
     _run(tiny, tmp_path / "count", max_steps=2)
     breaks_after, calls[:] = len(calls), []
     outcome = _run(tiny, tmp_path / "broken")

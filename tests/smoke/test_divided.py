@@ -59,16 +59,16 @@ def _by_generate(*arguments: str) -> None:
 
     The second process is late where it goes back to a checkpoint: nobody may have removed it by then.
     """
-    from distillability.rollouts import generate
-    from distillability.training import keep
+    from distillability.inference import generate
+    from distillability.training import checkpoints
 
-    load = keep.load_model
+    load = checkpoints.load_model
 
     def late(*arguments: Any, **options: Any) -> LoadedModel:
         time.sleep(2 * int(os.environ["RANK"]))
         return load(*arguments, **options)
 
-    keep.load_model = late
+    checkpoints.load_model = late
     generate.unsupported = lambda model, length: "this comparison"  # type: ignore[assignment]
     invoke(*arguments)
 

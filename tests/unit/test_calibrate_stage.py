@@ -10,11 +10,11 @@ import pytest
 from distillability.config.recipe import Recipe, Teacher
 from distillability.errors import UserError
 from distillability.files import read_json, write_json
-from distillability.rewards.right import counts_as_right
+from distillability.rewards.compose import counts_as_right
+from distillability.runs.context import TaskContext
+from distillability.runs.paths import admission_file
 from distillability.stages import calibrate as module
 from distillability.stages.card import write_card
-from distillability.stages.context import TaskContext
-from distillability.stages.layout import admission_file
 from distillability.types import Grade, Prompt
 from tiny import Parity
 

@@ -10,8 +10,8 @@ import torch
 
 from distillability.config.recipe import Recipe
 from distillability.models.load import LoadedModel, load_model
-from distillability.stages import context as module
-from distillability.stages.context import TaskContext
+from distillability.runs import context as module
+from distillability.runs.context import TaskContext
 
 
 def _context(tiny: dict[str, Path], folder: Path, student_init: str, **changes: Any) -> TaskContext:

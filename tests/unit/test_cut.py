@@ -15,7 +15,7 @@ from distillability.errors import UserError
 from distillability.lab.tokenizers import character_tokenizer
 from distillability.models.cut import cut, evenly_spaced, keep_layers
 from distillability.models.load import load_model
-from distillability.plan.shape import FAMILIES
+from distillability.models.shape import FAMILIES
 
 TOKENIZER = character_tokenizer("0123456789+=? ")
 LAYERS = 6

@@ -21,10 +21,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from distillability.inference.decoder import Decoder
+from distillability.inference.sampling import choose_tokens
 from distillability.models.fused import unsupported
 from distillability.models.head import states_and_head
-from distillability.rollouts.fast import Decoder
-from distillability.rollouts.sampling import choose_tokens
 
 VOCABULARY, ENDS = 97, (1, 7)
 COMMON: dict[str, Any] = {

@@ -12,16 +12,16 @@ from _synthetic_run import write_run
 
 import distillability
 from distillability.config.recipe import Diagnose
+from distillability.diagnosis import Diagnosis, find
+from distillability.diagnosis.collect import add_symptoms, draw_all, read_all
+from distillability.diagnosis.forward import Pair, trace, vocabulary_difference
 from distillability.files import write_json
 from distillability.lab.tokenizers import character_tokenizer
 from distillability.models.load import LoadedModel, load_model
 from distillability.ops.logprobs import token_logprobs
 from distillability.report import build_report
-from distillability.stages.evidence import add_symptoms, draw_all, read_all
-from distillability.stages.tracing import Pair, trace, vocabulary_difference
 from distillability.tasks import CrossedModes, Instructions, Knowledge, Maths
 from distillability.tasks.base import Task
-from distillability.traps import Diagnosis, find
 from distillability.types import Prompt
 from tiny import Parity, tiny_model
 
@@ -86,8 +86,8 @@ def test_chunks_and_batches_change_nothing(models: dict[str, LoadedModel], monke
     pair = paired(models)
     drawn = draw_all(pair)
     whole = read_all(pair, drawn)
-    monkeypatch.setattr("distillability.stages.tracing._BATCH_TOKENS", 40)
-    monkeypatch.setattr("distillability.stages.tracing._CHUNK_ELEMENTS", 60)
+    monkeypatch.setattr("distillability.diagnosis.forward._BATCH_TOKENS", 40)
+    monkeypatch.setattr("distillability.diagnosis.forward._CHUNK_ELEMENTS", 60)
     parts = read_all(pair, drawn)
     assert whole.on_student.compared is not None and parts.on_student.compared is not None
     for name in ("text", "forward_kl", "second_moment", "curve"):

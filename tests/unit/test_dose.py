@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from distillability.evaluation.dose import anchor_flat, anchor_growth, knob_order, levels_between, log_odds_shift, predicted_shift
 from distillability.evaluation.measures import Scores
+from distillability.evaluation.sweep_response import anchor_flat, anchor_growth, knob_order, levels_between, log_odds_shift, predicted_shift
 
 KNOBS = (-1.0, -0.3, -0.1, 0.0, 0.1, 0.3, 1.0)
 

@@ -13,7 +13,7 @@ from distillability.config.load import recipe_digest
 from distillability.config.recipe import Recipe
 from distillability.errors import Problem, UserError
 from distillability.files import read_json
-from distillability.stages.folder import RunFolder
+from distillability.runs.folder import RunFolder
 
 
 def recipe(**calibrate: object) -> Recipe:
@@ -126,7 +126,7 @@ def test_a_second_process_is_kept_out_while_the_first_lives(tmp_path: Path) -> N
     folder = RunFolder.create(tmp_path / "a", recipe())
     script = f"""
 import pathlib, sys
-from distillability.stages.folder import RunFolder
+from distillability.runs.folder import RunFolder
 with RunFolder(pathlib.Path({str(folder.path)!r})).lock():
     print("held", flush=True)
     sys.stdin.read()

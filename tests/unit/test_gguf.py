@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from distillability.config.recipe import Calibrate, Teacher
 from distillability.errors import UserError
 from distillability.files import new_folder, read_jsonl
+from distillability.inference.likelihood import Scorer
 from distillability.lab.tokenizers import character_tokenizer
 from distillability.models.chat import completion_ids, prompt_ids, survives
 from distillability.models.convert import as_folder, convert, converted_folder
 from distillability.models.facts import read_facts
 from distillability.models.gguf import read_header
 from distillability.models.load import initialise_student, load_model, load_tokenizer
-from distillability.scoring.likelihood import Scorer
-from distillability.training.calibrate import Calibration, calibrate_teacher
+from distillability.training.calibrate_teacher import Calibration, calibrate_teacher
 from tiny import Parity, tiny_gguf, tiny_model
 
 

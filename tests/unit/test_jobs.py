@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillability.stages.costs import Cost, append_cost, read_costs, sum_costs
-from distillability.stages.jobs import Job, open_workers
+from distillability.runs.costs import Cost, append_cost, read_costs, sum_costs
+from distillability.runs.jobs import Job, open_workers
 from processes import run_in_processes
 
 MEGABYTES_HELD = 400

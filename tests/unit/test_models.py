@@ -18,10 +18,10 @@ from tokenizers.pre_tokenizers import Metaspace
 from transformers import PreTrainedTokenizerFast
 
 from distillability.errors import UserError
+from distillability.inference import complete, generate
 from distillability.models.chat import end_of_turn_id, prompt_ids
 from distillability.models.facts import read_facts
 from distillability.models.load import default_device, initialise_student, load_model, load_tokenizer
-from distillability.rollouts import complete, generate
 
 
 @pytest.fixture

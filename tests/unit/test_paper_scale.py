@@ -17,7 +17,7 @@ from distillability.lab.tokenizers import character_tokenizer
 from distillability.models.fused import unsupported
 from distillability.models.head import states_and_head
 from distillability.models.load import initialise_student, load_model
-from distillability.plan.shape import model_shape
+from distillability.models.shape import model_shape
 from distillability.training.lora import adapter_config
 from paper_models import MODELS, hub_config
 

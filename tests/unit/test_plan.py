@@ -15,13 +15,13 @@ from distillability.config.recipe import Recipe
 from distillability.errors import UserError
 from distillability.files import write_jsonl
 from distillability.models.facts import read_facts
-from distillability.plan.hardware import Hardware, named_hardware, this_machine
-from distillability.plan.lengths import prompt_tokens
-from distillability.plan.memory import Memory, training_activations
-from distillability.plan.shape import ModelShape, model_shape
-from distillability.plan.work import Work, backward, decode, forward, optimiser_step, project
-from distillability.stages.plan import Assumptions, Plan, plan_recipe
-from distillability.stages.plan_work import Line, elapsed
+from distillability.models.lengths import prompt_tokens
+from distillability.models.shape import ModelShape, model_shape
+from distillability.planning.hardware import Hardware, named_hardware, this_machine
+from distillability.planning.memory import Memory, training_activations
+from distillability.planning.plan import Assumptions, Plan, plan_recipe
+from distillability.planning.stage_work import Line, elapsed
+from distillability.planning.work import Work, backward, decode, forward, optimiser_step, project
 from paper_models import MODELS, hub_config
 
 # One layer, 4 wide, one head of 4, 8 inside, 10 tokens: 4 · 16 weights of attention, 3 · 32 of the gated layers.

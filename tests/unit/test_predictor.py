@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from distillability.diagnosis.evidence import Probed
+from distillability.diagnosis.predictor import FITTED, Fit, forecast, no_forecast
 from distillability.report.advice import advise
-from distillability.traps.evidence import Probed
-from distillability.traps.predictor import FITTED, Fit, forecast, no_forecast
 
 FIT = Fit(0.4, 1.5, {"seqkd": 0.0, "jsd": -2.0})
 

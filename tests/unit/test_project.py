@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from distillability.config.load import load_recipe
+from distillability.config.sweep import derive
 from distillability.stages.preflight import find_problems
-from distillability.stages.sweep import derive
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "distillability"

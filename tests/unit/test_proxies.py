@@ -15,15 +15,14 @@ import reference
 from distillability.config.recipe import Calibrate, Teacher
 from distillability.errors import UserError
 from distillability.files import read_json, write_json
+from distillability.inference.likelihood import Likelihood, Scorer
 from distillability.lab.tokenizers import character_tokenizer
 from distillability.models.load import load_model
 from distillability.rewards.aggregate import aggregate
-from distillability.rewards.compose import compose_advantage
-from distillability.rewards.schedule import scheduled_knob
-from distillability.scoring.likelihood import Likelihood, Scorer
+from distillability.rewards.compose import compose_advantage, scheduled_knob
+from distillability.runs.context import TaskContext
+from distillability.runs.paths import admission_file
 from distillability.stages import calibrate as stage
-from distillability.stages.context import TaskContext
-from distillability.stages.layout import admission_file
 from distillability.training.reward import CompositeReward
 from tiny import Parity, tiny_model
 

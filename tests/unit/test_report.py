@@ -18,7 +18,7 @@ from _synthetic_run import HOSTILE, OBJECTIVES, full_rows, manifest, student_row
 
 from distillability.errors import UserError
 from distillability.report import build_report, headline_table, headline_text
-from distillability.report.costs import costs_of
+from distillability.report.cost_table import costs_of
 from distillability.report.figures import calibration_picture, queries_picture
 from distillability.report.folder import Curve, read_run
 from distillability.report.limits import limits, planted, untried_attacks

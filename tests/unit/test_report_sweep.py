@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from distillability.files import write_json
 from distillability.report import build_report, headline_text
 from distillability.report.build import _MEASURES
-from distillability.report.curve import curve_picture
 from distillability.report.limits import limits
 from distillability.report.rows import DERIVED, Index
-from distillability.report.sweep import dose_table, sweep_verdicts
+from distillability.report.sweep_figure import curve_picture
+from distillability.report.sweep_page import dose_table, sweep_verdicts
 from distillability.report.verdicts import verdicts
 from distillability.results import Results, Row, RunInfo
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distillability.files import new_folder, read_jsonl, write_text
-from distillability.training.resume import MetricsFile, last_checkpoint
+from distillability.training.checkpoints import MetricsFile, last_checkpoint
 
 PARTS = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors")
 

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 import reference
 from distillability.errors import UserError
+from distillability.inference.likelihood import Likelihood
 from distillability.rewards.admission import admit
-from distillability.rewards.compatibility import compatibility
+from distillability.rewards.compatibility import compatibility, length_reward
 from distillability.rewards.compose import Advantage, compatibility_scale, compose_advantage
-from distillability.rewards.length import length_reward
-from distillability.scoring.likelihood import Likelihood
 
 NAN = float("nan")
 

@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from distillability.errors import UserError
+from distillability.inference.likelihood import Scorer
 from distillability.lab.tokenizers import character_tokenizer
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.models.load import LoadedModel, load_model
-from distillability.scoring.likelihood import Scorer
 from distillability.tasks import Maths
 from tiny import tiny_model
 

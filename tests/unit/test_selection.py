@@ -12,11 +12,11 @@ import torch
 
 from distillability.config.recipe import Calibrate
 from distillability.config.sources import parse_source
+from distillability.inference.likelihood import Scorer
 from distillability.models.load import load_model
-from distillability.scoring.likelihood import Scorer
 from distillability.stages.traces import _select
 from distillability.tasks import Maths
-from distillability.training.signals import encode_trace
+from distillability.training.teacher_signals import encode_trace
 from distillability.types import Trace
 
 TASK = Maths()

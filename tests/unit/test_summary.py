@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
+from distillability.analysis.comparisons import comparison_rows
+from distillability.analysis.evaluations import Measured
+from distillability.analysis.rows import _seed_rows, _share_rows, _source_rows
 from distillability.config.recipe import Recipe
 from distillability.files import write_json, write_jsonl
 from distillability.results import Row
-from distillability.stages.comparisons import comparison_rows
-from distillability.stages.context import TaskContext
-from distillability.stages.evaluate import student_file, teacher_file
-from distillability.stages.layout import traces_file
-from distillability.stages.measured import Measured
-from distillability.stages.students import Student, students
-from distillability.stages.summary import _seed_rows, _share_rows, _source_rows
+from distillability.runs.context import TaskContext
+from distillability.runs.evaluation_files import student_file, teacher_file
+from distillability.runs.paths import traces_file
+from distillability.runs.students import Student, students
 
 N = 8
 COMMON: dict[str, Any] = {"task": "maths", "role": "student", "source": "plain"}

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+from distillability.analysis.evaluations import Measured
+from distillability.analysis.sweep_rows import dose_rows
 from distillability.config.load import canonical_json, load_recipe
 from distillability.config.recipe import Recipe
+from distillability.config.sweep import derive, is_sweep, knob_source
 from distillability.files import read_json, write_json, write_jsonl
 from distillability.results import Row
-from distillability.stages.context import TaskContext
-from distillability.stages.dose import dose_rows
-from distillability.stages.evaluate import student_before_file, student_file, teacher_file
-from distillability.stages.layout import admission_file, calibration_folder
-from distillability.stages.measured import Measured
-from distillability.stages.students import students
-from distillability.stages.sweep import derive, is_sweep, knob_source
+from distillability.runs.context import TaskContext
+from distillability.runs.evaluation_files import student_before_file, student_file, teacher_file
+from distillability.runs.paths import admission_file, calibration_folder
+from distillability.runs.students import students
 
 KNOBS = [0.3, -0.3, 0.0, -1.0, 1.0]
 MODES = ("easy", "hard", "remark_easy", "remark_hard")

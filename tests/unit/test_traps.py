@@ -11,15 +11,25 @@ import pytest
 import torch
 
 import reference
-from distillability.traps import SYMPTOMS, TRAPS, Diagnosis, find
-from distillability.traps.base import Rule
-from distillability.traps.confidence import area_under_curve, expected_calibration_error
-from distillability.traps.estimates import Estimate, mean, paired_change, ratio_of_sums
-from distillability.traps.evidence import Answers, Compared, Evidence, HeadGradients, Recoveries, Said, Traced, TracePair, WeightedSamples
-from distillability.traps.gap import preference
-from distillability.traps.off_policy import cosine_of_groups, log_effective_share, pareto_threshold, tail_index
-from distillability.traps.signals import GROUPS, HeadGradient, compare_positions, curve_ks, describe_positions
-from distillability.traps.tail_noise import token_class
+from distillability.diagnosis import SYMPTOMS, TRAPS, Diagnosis, find
+from distillability.diagnosis.estimates import Estimate, mean, paired_change, ratio_of_sums
+from distillability.diagnosis.evidence import (
+    Answers,
+    Compared,
+    Evidence,
+    HeadGradients,
+    Recoveries,
+    Said,
+    Traced,
+    TracePair,
+    WeightedSamples,
+)
+from distillability.diagnosis.findings import Rule
+from distillability.diagnosis.gap import preference
+from distillability.diagnosis.off_policy import cosine_of_groups, log_effective_share, pareto_threshold, tail_index
+from distillability.diagnosis.overconfidence import area_under_curve, expected_calibration_error
+from distillability.diagnosis.position_stats import GROUPS, HeadGradient, compare_positions, curve_ks, describe_positions
+from distillability.diagnosis.tail_noise import token_class
 
 VOCABULARY, TOP_K, TEXTS, LENGTH, WIDTH = 40, 4, 32, 12, 6
 SHARES = ("tail_share", "noise_share", "reverse_tail_share", "gradient_tail", "hidden_gradient_tail", "filler_excess")

@@ -1,4 +1,4 @@
-"""The private names of TRL that `training/compat.py` leans on. When one of these fails, read that file before changing the pin."""
+"""The private names of TRL that `training/lean_grpo.py` leans on. When one of these fails, read that file before changing the pin."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 import trl
 from trl import GRPOConfig, GRPOTrainer
 
-from distillability.training.compat import LeanGRPOTrainer
+from distillability.training.lean_grpo import LeanGRPOTrainer
 
 
 def test_the_overridden_methods_have_the_shape_we_know() -> None:

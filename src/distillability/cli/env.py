@@ -16,7 +16,7 @@ def env(json: Json = False, debug: Debug = False) -> None:
     """Show versions, processor, code and lab models."""
     with guarded(debug=debug, as_json=json):
         from distillability.models.locate import lab_models
-        from distillability.stages.manifest import code_state, processor, versions
+        from distillability.runs.manifest import code_state, processor, versions
 
         found = {
             "versions": versions(),

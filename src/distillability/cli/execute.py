@@ -14,7 +14,7 @@ from distillability.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from distillability.config.recipe import Recipe
-    from distillability.stages.folder import RunFolder
+    from distillability.runs.folder import RunFolder
 
 __all__ = ["execute", "prepare", "require_torch"]
 
@@ -46,7 +46,7 @@ def execute(
         return f"What is finished is kept; continue with:\n    distillability {verb} {shlex.quote(str(folder.path))} --resume"
 
     with guarded(debug=debug, as_json=as_json, on_interrupt=how_to_go_on):
-        from distillability.stages.ranks import is_main
+        from distillability.runs.processes import is_main
 
         quiet = quiet or as_json or not is_main()
         folder = prepare(target, out=out, overrides=overrides, resume=resume, force=force, quiet=quiet, derive=derive)
@@ -87,10 +87,10 @@ def prepare(
         UserError: all problems of the recipe, of its models and data, and of the folder.
     """
     from distillability.config.load import read_recipe
-    from distillability.stages.folder import RunFolder, folder_problems
+    from distillability.config.sweep import DERIVED
+    from distillability.runs.folder import RunFolder, folder_problems
+    from distillability.runs.processes import is_main, wait_for_all
     from distillability.stages.preflight import find_problems
-    from distillability.stages.ranks import is_main, wait_for_all
-    from distillability.stages.sweep import DERIVED
 
     require_torch("running a recipe")
     if target.is_dir():

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from distillability.config.recipe import Recipe
-    from distillability.plan.hardware import Hardware
-    from distillability.plan.memory import Memory
-    from distillability.stages.plan import Plan
+    from distillability.planning.hardware import Hardware
+    from distillability.planning.memory import Memory
+    from distillability.planning.plan import Plan
 
 __all__ = ["plan"]
 
@@ -46,7 +46,7 @@ def plan(
     """Say what a recipe will take: weights, memory, tokens, operations, hours and cost."""
     with guarded(debug=debug, as_json=json):
         from distillability.config.load import load_recipe
-        from distillability.stages.plan import Assumptions, plan_recipe
+        from distillability.planning.plan import Assumptions, plan_recipe
 
         checked = load_recipe(recipe, set_)
         machine = _hardware(hardware, checked, utilisation, usd_per_hour)
@@ -60,7 +60,7 @@ def plan(
 def _hardware(name: str, recipe: Recipe, utilisation: float | None, usd_per_hour: float | None) -> Hardware:
     from dataclasses import replace
 
-    from distillability.plan.hardware import named_hardware, this_machine
+    from distillability.planning.hardware import named_hardware, this_machine
 
     found = this_machine(recipe.workers) if name == "this" else named_hardware(name)
     found = found if utilisation is None else replace(found, utilisation=utilisation)

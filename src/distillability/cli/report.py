@@ -11,7 +11,7 @@ __all__ = ["report"]
 def report(folder: Folder, quiet: Quiet = False, json: Json = False, debug: Debug = False) -> None:
     """Write report.md and report.html of a run."""
     with guarded(debug=debug, as_json=json):
-        from distillability.stages.folder import RunFolder
+        from distillability.runs.folder import RunFolder
 
         run = RunFolder.open(folder)
         from distillability.report import build_report

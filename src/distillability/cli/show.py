@@ -9,7 +9,7 @@ from distillability.cli.options import Debug, Folder, Json
 
 if TYPE_CHECKING:
     from distillability.results import Results
-    from distillability.stages.folder import RunFolder
+    from distillability.runs.folder import RunFolder
 
 __all__ = ["show", "summarise"]
 
@@ -17,7 +17,7 @@ __all__ = ["show", "summarise"]
 def show(folder: Folder, json: Json = False, debug: Debug = False) -> None:
     """Show a run at a glance."""
     with guarded(debug=debug, as_json=json):
-        from distillability.stages.folder import RunFolder
+        from distillability.runs.folder import RunFolder
 
         summarise(RunFolder.open(folder), as_json=json)
 

@@ -40,7 +40,7 @@ def sweep(
 
 
 def _derive(recipe: Recipe) -> Recipe:
-    from distillability.stages.sweep import derive
+    from distillability.config.sweep import derive
 
     return derive(recipe)
 

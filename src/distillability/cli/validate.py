@@ -18,9 +18,9 @@ def validate(
     """Check a recipe, its models and its data; with a [sweep] section, what the sweep would run too."""
     with guarded(debug=debug, as_json=json):
         from distillability.config.load import read_recipe, recipe_digest
+        from distillability.config.sweep import derive
         from distillability.errors import UserError
         from distillability.stages.preflight import find_problems
-        from distillability.stages.sweep import derive
 
         checked, problems = read_recipe(recipe, set_)
         if checked is not None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from distillability.inference import complete
 from distillability.models.load import LoadedModel
-from distillability.rollouts import complete
 from distillability.tasks.base import Task
 from distillability.types import Decoding, Grade, Prompt
 

@@ -32,6 +32,7 @@ from transformers import (
 
 from distillability.errors import UserError
 from distillability.files import new_folder, write_json
+from distillability.inference import complete
 from distillability.lab.tokenizers import (
     byte_pair_tokenizer,
     character_tokenizer,
@@ -39,7 +40,6 @@ from distillability.lab.tokenizers import (
 )
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
 from distillability.models.load import LoadedModel
-from distillability.rollouts import complete
 from distillability.tasks import CrossedModes, Instructions, Knowledge, Maths
 from distillability.tasks.base import split_of
 from distillability.tasks.instructions import LETTERS, OPERATIONS

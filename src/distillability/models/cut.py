@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from distillability.errors import UserError
 from distillability.files import new_folder, write_json
 from distillability.models.load import load_model
+from distillability.models.shape import FAMILIES
 from distillability.models.vocabulary import Chat, keep_vocabulary_of
-from distillability.plan.shape import FAMILIES
 
 __all__ = ["Cut", "cut", "evenly_spaced", "keep_layers"]
 

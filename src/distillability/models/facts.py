@@ -16,8 +16,8 @@ from distillability.models.gguf import (
     read_header,
     require_convertible,
 )
+from distillability.models.lengths import rendered_chat
 from distillability.models.locate import adapted_model, has_tokenizer, locate
-from distillability.plan.lengths import rendered_chat
 
 __all__ = ["NO_TEMPLATE_MEND", "TURN", "ModelFacts", "read_facts"]
 

@@ -2,7 +2,7 @@
 
 At the sizes of a laptop most of a library's forward pass is the bookkeeping around small products. So here norm gains are folded into the
 projections that follow, queries, keys and values are one product, gate and up another, the attention's scale is in the queries, and a
-rotation is one complex product. The decoder in `rollouts/fast.py` reads it a token at a time, `models/head.py` whole texts at once.
+rotation is one complex product. The decoder in `inference/decoder.py` reads it a token at a time, `models/head.py` whole texts at once.
 
 Supported are Llama (SmolLM), Mistral, Qwen2, Qwen3 and Gemma 3 text models, with LoRA adapters or without; `unsupported` says why another
 is not.

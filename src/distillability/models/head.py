@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
+from distillability.models.eval_mode import eval_mode
 from distillability.models.fused import FusedModel, is_narrow, unsupported
-from distillability.models.mode import evaluating
 from distillability.ops.projection import computed_in
 
 __all__ = ["has_plain_head", "states_and_head"]
@@ -24,7 +24,7 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     probe = range(min(_PROBE_TOKENS, model.config.get_text_config().vocab_size))
     inputs = {"input_ids": torch.tensor([list(probe)], device=model.device)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    with evaluating(model):
+    with eval_mode(model):
         hidden = getattr(model.get_decoder()(**inputs, use_cache=False), "last_hidden_state", None)
         head = model.get_output_embeddings()
         if hidden is None or head is None:

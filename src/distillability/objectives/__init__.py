@@ -9,7 +9,7 @@ from distillability.errors import UserError
 from distillability.objectives.base import Objective, ObjectiveOutput
 from distillability.objectives.divergence import ByDivergence
 from distillability.objectives.seqkd import SeqKD
-from distillability.objectives.universal import Universal
+from distillability.objectives.uld import Universal
 from distillability.ops.divergences import forward_kl, jsd, reverse_kl, skewed_forward_kl, skewed_reverse_kl, total_variation
 from distillability.ops.support import on_top_k
 

@@ -7,11 +7,11 @@ part in: whoever reads them outside a forward pass finds a part, and whoever mak
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
-__all__ = ["gathered", "is_sharded", "most_anywhere", "through_wrapper"]
+__all__ = ["gathered", "is_sharded", "load_whole", "most_anywhere", "through_wrapper"]
 
 
 def is_sharded(module: torch.nn.Module) -> bool:
@@ -62,3 +62,27 @@ def through_wrapper(wrapper: torch.nn.Module, model: torch.nn.Module, work: Call
     finally:
         restore()
     return result
+
+
+@torch.no_grad()
+def load_whole(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy weights, by the names of `model.state_dict()`, of which every process has all; what is not named stays.
+
+    Raises:
+        KeyError: the model has no parameter or buffer of a name.
+    """
+    own = model.state_dict(keep_vars=True)
+    targets = {name: own[name] for name in weights}
+    if any(hasattr(target, "ds_id") for target in targets.values()):
+        from deepspeed import zero
+
+        for name, target in targets.items():  # one at a time: the whole model need not fit
+            with zero.GatheredParameters(target, modifier_rank=0):
+                target.copy_(weights[name])
+    elif is_sharded(model):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+        set_model_state_dict(model, dict(weights), options=StateDictOptions(full_state_dict=True, strict=False))
+    else:
+        for name, target in targets.items():
+            target.copy_(weights[name])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distillability.report.diagnosis import diagnosis_text
+from distillability.report.diagnosis_section import diagnosis_text
 from distillability.report.tables import headline_table, headline_text
 
 __all__ = ["build_report", "diagnosis_text", "headline_table", "headline_text"]

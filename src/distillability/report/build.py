@@ -17,15 +17,15 @@ from markupsafe import Markup
 from distillability.config.sources import SWEEP
 from distillability.files import write_text
 from distillability.report import numbers
-from distillability.report.costs import costs_of
-from distillability.report.curve import curve_picture
-from distillability.report.diagnosis import Board, Forecasts, Subject, board, forecasts, subjects
+from distillability.report.cost_table import costs_of
+from distillability.report.diagnosis_section import Board, Forecasts, Subject, board, forecasts, subjects
 from distillability.report.figures import Picture, calibration_picture, knob_picture, queries_picture, save
 from distillability.report.folder import RunContents, read_run
 from distillability.report.limits import limits
 from distillability.report.naming import kind_of, label, sort_key, swatch
 from distillability.report.rows import Index, arm_of, budget_of
-from distillability.report.sweep import curve_arms, dose_table, sweep_verdicts
+from distillability.report.sweep_figure import curve_picture
+from distillability.report.sweep_page import curve_arms, dose_table, sweep_verdicts
 from distillability.report.tables import headline_table
 from distillability.report.trap_figures import symptoms_picture, trap_curve_picture, traps_picture
 from distillability.report.verdicts import verdicts

@@ -8,7 +8,7 @@ from typing import Any
 from distillability.report.naming import describe, kind_of, label
 from distillability.report.numbers import interval, number, signed_knob
 from distillability.report.rows import Arm, Cell, Index
-from distillability.report.sweep import sweep_verdicts
+from distillability.report.sweep_page import sweep_verdicts
 from distillability.report.verdicts import differences
 from distillability.results import Results
 

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from distillability.report.curve import knob_axis
-from distillability.report.diagnosis import Subject
+from distillability.report.diagnosis_section import Subject
 from distillability.report.figures import styled
 from distillability.report.naming import look
 from distillability.report.numbers import visible
+from distillability.report.sweep_figure import knob_axis
 
 __all__ = ["symptoms_picture", "trap_curve_picture", "traps_picture"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from distillability.inference.likelihood import Likelihood
 from distillability.ops.statistics import auc
 from distillability.rewards.compatibility import compatibility
 from distillability.rewards.compose import compatibility_scale
-from distillability.scoring.likelihood import Likelihood
 
 __all__ = ["Admission", "Check", "admit"]
 

@@ -1,4 +1,4 @@
-"""C, the compatibility: how much likelier a text is to the proxy than to the original teacher."""
+"""The rewards of a text: C, the compatibility (how much likelier it is to the proxy than to the original teacher), and its length."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Literal
 
 import torch
 
-from distillability.scoring.likelihood import Likelihood
+from distillability.inference.likelihood import Likelihood
 
-__all__ = ["Normaliser", "compatibility"]
+__all__ = ["Normaliser", "compatibility", "length_reward"]
 
 Normaliser = Literal["none", "bytes", "characters", "tokens"]
 
@@ -43,3 +43,12 @@ def _one(proxy: Likelihood | None, reference: Likelihood | None, normaliser: Nor
             return (proxy.logprob - reference.logprob) / reference.n_bytes
         case "characters":
             return (proxy.logprob - reference.logprob) / reference.n_characters
+
+
+def length_reward(texts: Sequence[str], truncated: Sequence[bool]) -> torch.Tensor:
+    """UTF-8 bytes of each text, [N] float64, nan for truncated and empty ones; it takes the place of C in the advantage.
+
+    Source: ours.
+    """
+    values = [float("nan") if cut or not text else float(len(text.encode())) for text, cut in zip(texts, truncated, strict=True)]
+    return torch.tensor(values, dtype=torch.float64)

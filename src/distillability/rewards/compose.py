@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 
 from distillability.errors import Problem, UserError
+from distillability.types import Grade
 
-__all__ = ["Advantage", "compatibility_scale", "compose_advantage"]
+__all__ = ["Advantage", "KnobSchedule", "compatibility_scale", "compose_advantage", "counts_as_right", "scheduled_knob"]
 
 _EPSILON = 1e-4  # as in TRL's group normalisation
 _MARGIN = 0.1  # of the gap of z(R), kept between the worst right and the best wrong completion
@@ -187,3 +188,26 @@ def _metrics(task: torch.Tensor, calibration: torch.Tensor, right: torch.Tensor,
         "mixed_groups": float(_mixed(right).double().mean()),
         "gated_groups": float((shrink < 1).double().mean()),
     }
+
+
+def counts_as_right(grade: Grade, require: Literal["steps", "none"]) -> bool:
+    """Right in the answer and, with `require="steps"`, in every visible step; the answer decides where a task cannot check steps.
+
+    Source: ours.
+    """
+    return grade.right and (require == "none" or grade.right_steps is not False)
+
+
+KnobSchedule = Literal["constant", "linear"]
+
+
+def scheduled_knob(knob: float, schedule: KnobSchedule, *, warmup_share: float, step: int, max_steps: int) -> float:
+    """η of step number `step`, counted from 0.
+
+    `constant`: the knob. `linear`: knob · min(1, (step + 1) / w), w = warmup_share · max_steps but at least 1; whole from step w − 1 on.
+
+    Source: ours.
+    """
+    if schedule == "constant":
+        return knob
+    return knob * min(1.0, (step + 1) / max(1.0, warmup_share * max_steps))

@@ -13,22 +13,20 @@ import torch
 from distillability.config.recipe import Teacher
 from distillability.errors import Problem, UserError
 from distillability.files import read_json, write_json
+from distillability.inference import complete
+from distillability.inference.likelihood import Likelihood
 from distillability.models.load import LoadedModel
 from distillability.rewards.admission import Admission, admit
 from distillability.rewards.aggregate import Aggregate, aggregate
-from distillability.rewards.compatibility import compatibility
-from distillability.rewards.compose import compatibility_scale
-from distillability.rewards.length import length_reward
-from distillability.rewards.right import counts_as_right
-from distillability.rollouts import complete
-from distillability.scoring.likelihood import Likelihood
+from distillability.rewards.compatibility import compatibility, length_reward
+from distillability.rewards.compose import compatibility_scale, counts_as_right
+from distillability.runs.context import TaskContext
+from distillability.runs.jobs import Job
+from distillability.runs.paths import admission_file, calibration_folder
+from distillability.runs.processes import is_main, world_size
 from distillability.stages.card import write_card
-from distillability.stages.context import TaskContext
-from distillability.stages.jobs import Job
-from distillability.stages.layout import admission_file, calibration_folder
-from distillability.stages.ranks import is_main, world_size
 from distillability.tasks import Task
-from distillability.training.calibrate import Calibration, calibrate_teacher
+from distillability.training.calibrate_teacher import Calibration, calibrate_teacher
 from distillability.types import Grade, Prompt
 
 __all__ = ["admission_jobs", "calibration_jobs"]

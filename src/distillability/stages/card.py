@@ -7,7 +7,7 @@ from typing import Any
 
 from distillability.config.recipe import Calibrate, Teacher
 from distillability.files import write_text
-from distillability.stages.context import TaskContext
+from distillability.runs.context import TaskContext
 
 __all__ = ["write_card"]
 

@@ -8,23 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from distillability.config.recipe import Diagnose
-from distillability.files import read_json, write_json
+from distillability.diagnosis import Diagnosis
+from distillability.diagnosis.diagnose import diagnose_pair
+from distillability.diagnosis.forward import Pair
+from distillability.diagnosis.predictor import forecast, no_forecast
+from distillability.diagnosis.probe import train_and_ask
+from distillability.files import write_json
 from distillability.models.load import LoadedModel
-from distillability.results import Row
-from distillability.stages.context import TaskContext
-from distillability.stages.diagnosis import diagnose_pair
+from distillability.runs.context import TaskContext
+from distillability.runs.jobs import Job
+from distillability.runs.paths import calibration_folder, diagnosis_file, traces_file
+from distillability.runs.students import Student, calibrations_of, students
 from distillability.stages.distill import student_settings
-from distillability.stages.jobs import Job
-from distillability.stages.layout import calibration_folder, diagnosis_file, traces_file
-from distillability.stages.probe import train_and_ask
-from distillability.stages.students import Student, calibrations_of, students
 from distillability.stages.traces import draw_traces, load_traces
-from distillability.stages.tracing import Pair
-from distillability.training.distill import StudentSettings
-from distillability.traps import Diagnosis
-from distillability.traps.predictor import forecast, no_forecast
+from distillability.training.distill_student import StudentSettings
 
-__all__ = ["diagnosis_jobs", "diagnosis_rows", "recipes_probe", "stand_in"]
+__all__ = ["diagnosis_jobs", "recipes_probe", "stand_in"]
 
 
 def diagnosis_jobs(context: TaskContext) -> list[Job]:
@@ -52,32 +51,6 @@ def diagnosis_jobs(context: TaskContext) -> list[Job]:
             )
         )
     return jobs
-
-
-def diagnosis_rows(context: TaskContext) -> list[Row]:
-    """A row of `results.json` for every finding of every diagnosis that is there."""
-    rows = []
-    for file in sorted((context.run / "diagnose" / context.task_name).rglob("*.json")):
-        found = read_json(file)
-        common = {key: found[key] for key in ("task", "source", "calibration", "knob", "student", "objective", "seed")}
-        for finding in found["findings"]:
-            rows.append(
-                Row(
-                    **common,
-                    split="validate",
-                    role="teacher" if found["objective"] is None else "student",
-                    metric=finding["name"],
-                    value=finding["value"],
-                    ci_low=finding["low"],
-                    ci_high=finding["high"],
-                    interval=finding["method"],
-                    n=finding["n"],
-                    reason=finding["reason"],
-                )
-            )
-        seconds = found["cost"]["seconds"]
-        rows.append(Row(**common, split="validate", role="teacher", metric="diagnosis_seconds", value=seconds, n=1, seconds=seconds))
-    return rows
 
 
 def _diagnose_teacher(context: TaskContext, name: str, calibration: int | None, proof: Path) -> None:

@@ -8,15 +8,16 @@ from dataclasses import fields
 from distillability.errors import UserError
 from distillability.files import write_json
 from distillability.objectives import OBJECTIVES, ObjectiveSettings, build_objective
-from distillability.stages.context import TaskContext
-from distillability.stages.jobs import Job
-from distillability.stages.layout import signals_file, traces_file
-from distillability.stages.ranks import is_main
-from distillability.stages.students import Student, students
-from distillability.stages.traces import buy_traces, load_traces, usable
-from distillability.training.distill import StudentSettings, distill_student
-from distillability.training.resume import last_checkpoint
-from distillability.training.signals import RecordedSignals
+from distillability.runs.context import TaskContext
+from distillability.runs.jobs import Job
+from distillability.runs.paths import signals_file, traces_file
+from distillability.runs.processes import is_main
+from distillability.runs.students import Student, students
+from distillability.stages.traces import buy_traces, load_traces
+from distillability.training.checkpoints import last_checkpoint
+from distillability.training.distill_student import StudentSettings, distill_student
+from distillability.training.teacher_signals import RecordedSignals
+from distillability.types import complete_traces
 
 __all__ = ["student_jobs", "student_settings", "trace_jobs"]
 
@@ -56,7 +57,7 @@ def _distill(context: TaskContext, student: Student) -> int | None:
     folder = student.folder(context)
     said = {field.name: getattr(context.recipe.distill, field.name) for field in fields(ObjectiveSettings)}
     objective = build_objective(student.objective, ObjectiveSettings(**said))
-    traces = usable(load_traces(traces_file(context.run, context.task_name, student.source, student.calibration), student.queries))
+    traces = complete_traces(load_traces(traces_file(context.run, context.task_name, student.source, student.calibration), student.queries))
     if not traces:
         raise UserError.single(
             f"traces of {student.source}",

@@ -10,16 +10,17 @@ import torch
 
 from distillability.evaluation.harness import Evaluation, evaluate_model
 from distillability.files import write_json, write_jsonl
+from distillability.inference.likelihood import Likelihood
 from distillability.models.load import LoadedModel
 from distillability.ops.statistics import pearson
 from distillability.rewards.compatibility import compatibility
-from distillability.scoring.likelihood import Likelihood
-from distillability.stages.context import TaskContext
-from distillability.stages.jobs import Job
-from distillability.stages.layout import evaluation_file, numbered
-from distillability.stages.students import Student, students
+from distillability.runs.context import TaskContext
+from distillability.runs.evaluation_files import samples_file, student_before_file, student_file, teacher_file
+from distillability.runs.jobs import Job
+from distillability.runs.paths import numbered
+from distillability.runs.students import Student, students
 
-__all__ = ["evaluation_jobs", "student_before_file", "student_file", "teacher_file"]
+__all__ = ["evaluation_jobs"]
 
 _SHOWN = 24  # prompts whose texts are kept for the report
 _SCORED_TEXTS = 1000  # of a teacher
@@ -54,24 +55,6 @@ def evaluation_jobs(context: TaskContext) -> list[Job]:
         title = f"{context.task_name}: student of {student.title}"
         jobs.append(Job(title, proof, "a student's answers", _evaluate_student, arguments))
     return jobs
-
-
-def teacher_file(context: TaskContext, name: str, calibration: int | None) -> Path:
-    return evaluation_file(context.run, context.task_name, "teachers", numbered(name, calibration))
-
-
-def student_before_file(context: TaskContext, seed: int) -> Path:
-    return evaluation_file(context.run, context.task_name, "students", f"before-seed-{seed}")
-
-
-def student_file(context: TaskContext, student: Student) -> Path:
-    inside = student.folder(context).relative_to(context.run / "distill" / context.task_name)
-    return evaluation_file(context.run, context.task_name, "students", *inside.parts)
-
-
-def samples_file(proof: Path) -> Path:
-    """The first few texts of an evaluation, for the report."""
-    return proof.with_suffix(".samples.jsonl")
 
 
 def _evaluate(

@@ -17,8 +17,8 @@ from distillability.config.schema import nearest
 from distillability.config.sources import SWEEP, Source, parent_of, parse_source, source_names
 from distillability.errors import Problem, UserError
 from distillability.models.facts import NO_TEMPLATE_MEND, ModelFacts, read_facts
-from distillability.stages.launched import launch_problems
-from distillability.stages.layout import numbered
+from distillability.runs.launch_checks import launch_problems
+from distillability.runs.paths import numbered
 from distillability.tasks import Task, build_task
 from distillability.types import SPLITS, Prompt
 

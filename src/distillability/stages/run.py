@@ -9,22 +9,22 @@ from contextlib import nullcontext
 import torch
 from rich.console import Console
 
+from distillability.analysis.rows import summarise
 from distillability.config.recipe import Recipe
 from distillability.models.dtype import faster_autocast
 from distillability.models.load import load_model
 from distillability.report import build_report
+from distillability.runs.context import TaskContext
+from distillability.runs.costs import read_costs, sum_costs
+from distillability.runs.folder import RunFolder
+from distillability.runs.jobs import Job, Workers, open_workers, share_of_cores
+from distillability.runs.paths import costs_file
+from distillability.runs.processes import is_main, wait_for_all
 from distillability.stages import STAGES
 from distillability.stages.calibrate import admission_jobs, calibration_jobs
-from distillability.stages.context import TaskContext
-from distillability.stages.costs import read_costs, sum_costs
 from distillability.stages.diagnose import diagnosis_jobs
 from distillability.stages.distill import student_jobs, trace_jobs
 from distillability.stages.evaluate import evaluation_jobs
-from distillability.stages.folder import RunFolder
-from distillability.stages.jobs import Job, Workers, open_workers, share_of_cores
-from distillability.stages.layout import costs_file
-from distillability.stages.ranks import is_main, wait_for_all
-from distillability.stages.summary import summarise
 
 __all__ = ["asked", "run"]
 
@@ -55,7 +55,7 @@ def run(recipe: Recipe, folder: RunFolder, *, stages: Sequence[str] = STAGES, qu
                 if is_main():
                     _record_costs(folder, stage, time.perf_counter() - begun)
             if is_main() and stage in ("diagnose", "evaluate"):
-                summarise(contexts, folder)
+                summarise(contexts, folder, diagnosed=all(_diagnosed(context) for context in contexts))
         if "report" in stages and is_main():
             build_report(folder.path)  # says how long the other stages took, and the same whenever it is made again
         console.print(f"{recipe.name}: {', '.join(stages)} done in {time.perf_counter() - started:.0f} s")
@@ -65,6 +65,11 @@ def asked(recipe: Recipe, stages: Sequence[str]) -> list[str]:
     """In their order. A whole run diagnoses only where its recipe has a section for it; the verb needs none."""
     unasked = recipe.diagnose is None and "distill" in stages
     return [stage for stage in STAGES if stage in stages and not (stage == "diagnose" and unasked)]
+
+
+def _diagnosed(context: TaskContext) -> bool:
+    """Whether every diagnosis that the recipe asks for is there."""
+    return context.recipe.diagnose is None or all(job.proof.exists() for job in diagnosis_jobs(context))
 
 
 def _run_stage(stage: str, contexts: Sequence[TaskContext], workers: Workers) -> None:

@@ -12,15 +12,15 @@ import torch
 from distillability.config.sources import Source
 from distillability.errors import UserError
 from distillability.files import read_jsonl, write_json, write_jsonl
+from distillability.inference import complete
 from distillability.rewards.aggregate import aggregate
 from distillability.rewards.compatibility import compatibility
-from distillability.rollouts import complete
-from distillability.stages.context import TaskContext
-from distillability.stages.layout import signals_file, traces_file
-from distillability.training.signals import record_signals
-from distillability.types import Prompt, Trace
+from distillability.runs.context import TaskContext
+from distillability.runs.paths import signals_file, traces_file
+from distillability.training.teacher_signals import record_signals
+from distillability.types import Prompt, Trace, complete_traces
 
-__all__ = ["buy_traces", "draw_traces", "load_traces", "usable"]
+__all__ = ["buy_traces", "draw_traces", "load_traces"]
 
 
 def buy_traces(context: TaskContext, source_name: str, calibration: int | None, queries: int, recorded: int, proof: Path) -> int:
@@ -37,7 +37,7 @@ def buy_traces(context: TaskContext, source_name: str, calibration: int | None, 
     if recorded:
         assert source.teacher is not None
         teacher = context.teacher(source.teacher, calibration)
-        signals = record_signals(teacher, usable(traces[:recorded]), autocast_dtype=context.teacher_dtype)
+        signals = record_signals(teacher, complete_traces(traces[:recorded]), autocast_dtype=context.teacher_dtype)
         if signals is not None:
             signals.save(signals_file(context.run, context.task_name, source_name, calibration))
     write_json(proof, {"source": source_name, "calibration": calibration, "queries": len(prompts), "recorded": recorded})
@@ -85,11 +85,6 @@ def load_traces(file: Path, queries: int) -> list[Trace]:
         Trace(row["prompt_id"], row["messages"][0]["content"], row["messages"][1]["content"], row["truncated"])
         for row in read_jsonl(file)[:queries]
     ]
-
-
-def usable(traces: Sequence[Trace]) -> list[Trace]:
-    """The traces a student can learn from: paid for like the others, but complete and not empty."""
-    return [trace for trace in traces if not trace.truncated and trace.text]
 
 
 def _row(context: TaskContext, prompt: Prompt, trace: Trace) -> dict[str, Any]:

@@ -24,13 +24,13 @@ from distillability.config.recipe import AccuracyFloor, Calibrate
 from distillability.errors import UserError
 from distillability.evaluation.harness import shares_by_prompt
 from distillability.evaluation.intervals import prompt_mean
+from distillability.inference import complete
+from distillability.models.eval_mode import eval_mode
 from distillability.models.load import LoadedModel
-from distillability.models.mode import evaluating
-from distillability.rewards.right import counts_as_right
-from distillability.rollouts import complete
+from distillability.rewards.compose import counts_as_right
 from distillability.tasks.base import Task
+from distillability.training.checkpoints import MetricsFile
 from distillability.training.grading import RewardFailure, grade_text
-from distillability.training.resume import MetricsFile
 from distillability.training.stops import CalibrationStopped
 from distillability.types import Prompt
 
@@ -119,7 +119,7 @@ def held_out_accuracy(
 
     def measure(step: int) -> list[float]:
         loaded = policy()
-        with evaluating(loaded.model):
+        with eval_mode(loaded.model):
             answers = complete(
                 loaded,
                 [prompt.text for prompt in mine],

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distillability.config.recipe import Lora
 from distillability.config.schema import nearest
 from distillability.errors import Problem, UserError
-from distillability.scoring.likelihood import Likelihood, Scorer
+from distillability.inference.likelihood import Likelihood, Scorer
 
 __all__ = ["AdapterOffScorer", "adapter_config", "adapter_of", "adapter_state", "save_merged"]
 

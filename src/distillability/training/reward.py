@@ -12,18 +12,15 @@ from accelerate.utils import gather_object
 
 from distillability.config.recipe import Calibrate, Teacher
 from distillability.errors import UserError
+from distillability.inference import read_completions
+from distillability.inference.likelihood import Likelihood, Scorer
 from distillability.models.chat import completion_ids as encode_completion
 from distillability.models.chat import end_of_turn_id
 from distillability.ops.repetition import repeats
 from distillability.ops.statistics import pearson
 from distillability.rewards.aggregate import aggregate
-from distillability.rewards.compatibility import compatibility
-from distillability.rewards.compose import compose_advantage
-from distillability.rewards.length import length_reward
-from distillability.rewards.right import counts_as_right
-from distillability.rewards.schedule import scheduled_knob
-from distillability.rollouts import read_completions
-from distillability.scoring.likelihood import Likelihood, Scorer
+from distillability.rewards.compatibility import compatibility, length_reward
+from distillability.rewards.compose import compose_advantage, counts_as_right, scheduled_knob
 from distillability.tasks.base import Task
 from distillability.training.floor import Floor
 from distillability.training.grading import RewardFailure, grade_text

@@ -1,0 +1,1 @@
+"""From evaluation files to the rows of `results.json`."""

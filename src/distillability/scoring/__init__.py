@@ -1,1 +1,0 @@
-"""Log-likelihood of texts."""
