@@ -29,7 +29,6 @@ from scipy.special import betaincinv, ndtr, ndtri
 from distillability.evaluation.intervals import (
     Interval,
     paired_difference,
-    paired_difference_from_counts,
     prompt_mean,
     two_way_difference,
     two_way_mean,
@@ -61,7 +60,8 @@ def _wilson(successes: int, n: int) -> Interval:
 
 @cache
 def _tango(gains: int, losses: int, n: int) -> Interval:
-    return paired_difference_from_counts(gains, losses, n)
+    first_minus_second = np.repeat([1.0, -1.0, 0.0], [gains, losses, n - gains - losses])
+    return paired_difference(np.maximum(first_minus_second, 0), np.maximum(-first_minus_second, 0))
 
 
 def _binary_mean(rng: np.random.Generator, n: int, p: float) -> Interval:

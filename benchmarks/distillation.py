@@ -235,7 +235,7 @@ def our_loss(vocabulary: int) -> Callable[[], float]:
         def loss(logits: torch.Tensor, rows: slice) -> torch.Tensor:
             with torch.no_grad():
                 said = project(asked[rows])
-            return OBJECTIVES["reverse_kl"](student_logits=logits, teacher_logits=said, target_ids=targets[rows]).sum
+            return OBJECTIVES["reverse_kl"](student_logits=logits, teacher_logits=said, target_ids=targets[rows])
 
         return projected_sum(student[mask], head, loss) / len(targets)
 

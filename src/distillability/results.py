@@ -1,6 +1,7 @@
 """The schema of `results.json`: the one file that reports, records and other programs read.
 
-A value that could not be measured is null and says why in `reason`; it is never 0.
+One row a line; a field that has its default is left out.
+A value that could not be measured is missing and says why in `reason`; it is never 0.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from distillability.files import write_text
 
 __all__ = ["SCHEMA", "Budget", "Results", "Row", "RunInfo", "read_results", "write_results"]
 
-SCHEMA = 1
+SCHEMA = 2
+_OLDEST = 1  # that is still read
+_GONE = {"attacker": None, "access": None, "n_errors": 0}  # fields of schema 1 that no run ever filled, with what they held
 
 
 class _Strict(BaseModel):
@@ -41,7 +44,7 @@ class Row(_Strict):
 
     task: str
     split: Literal["validate", "test", "calibrate", "query"]
-    role: Literal["teacher", "student", "attacker"]
+    role: Literal["teacher", "student"]
     source: str
     knob: float | None = None
     proxy: str | None = None
@@ -49,18 +52,15 @@ class Row(_Strict):
     student: str | None = None
     objective: str | None = None
     prefix: str | float | None = None
-    attacker: str | None = None
-    access: Literal["text", "top_k", "logits", "weights"] | None = None
     budget: Budget | None = None
     decoding: Literal["greedy", "sampled"] | None = None
     seed: int | None = None
     metric: str
-    value: float | None
+    value: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
     interval: str | None = None
     n: int = 0
-    n_errors: int = 0
     n_truncated: int = 0
     seconds: float | None = None
     reason: str | None = None
@@ -99,10 +99,10 @@ class Results(_Strict):
 
 
 def read_results(path: Path) -> Results:
-    """Read and check a `results.json`.
+    """Read and check a `results.json` of this schema or the one before it.
 
     Raises:
-        UserError: the file is missing, is not JSON, or does not fit the schema.
+        UserError: the file is missing, is not JSON, is of a schema that is not read, or does not fit its schema.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -112,8 +112,9 @@ def read_results(path: Path) -> Results:
         raise UserError.single(
             str(path), f"not readable as JSON ({error})", "restore it, or rerun with --resume after deleting it"
         ) from None
+    content = _of_this_schema(path, raw)
     try:
-        return Results.model_validate(raw)
+        return Results.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -122,6 +123,37 @@ def read_results(path: Path) -> Results:
         ) from None
 
 
+def _of_this_schema(path: Path, raw: Any) -> dict[str, Any]:
+    """What a file of this schema would hold in its place.
+
+    Raises:
+        UserError: there is no schema number, or it is of a schema that is not read.
+    """
+    schema = raw.get("schema") if isinstance(raw, dict) else None
+    if type(schema) is not int:
+        what = "no schema number" if schema is None else f"schema {schema!r} is not a whole number"
+        raise UserError.single(f"{path} at schema", what, "restore the file, or rerun with --resume after deleting it")
+    if schema > SCHEMA:
+        raise UserError.single(
+            f"{path} at schema", f"schema {schema}; this version reads {_OLDEST} to {SCHEMA}", "install a newer distillability"
+        )
+    if schema < _OLDEST:
+        raise UserError.single(
+            f"{path} at schema", f"schema {schema}; this version reads {_OLDEST} to {SCHEMA}", "rerun with --resume after deleting the file"
+        )
+    content = {**raw, "schema": SCHEMA}
+    if schema == 1 and isinstance(rows := content.get("rows"), list):
+        content["rows"] = [_from_schema_1(row) if isinstance(row, dict) else row for row in rows]
+    return content
+
+
+def _from_schema_1(row: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields that are gone; one that holds something stays, to be refused rather than lost."""
+    return {key: value for key, value in row.items() if key not in _GONE or value != _GONE[key]}
+
+
 def write_results(results: Results, path: Path) -> None:
     """Write `results.json` whole or not at all."""
-    write_text(path, results.model_dump_json(by_alias=True, indent=1) + "\n")
+    rows = ",\n".join(row.model_dump_json(exclude_defaults=True) for row in results.rows)
+    run = results.run.model_dump_json()
+    write_text(path, f'{{"schema": {results.schema_}, "run": {run}, "rows": [\n{rows}\n]}}\n')

@@ -120,7 +120,7 @@ def _naive(student: Any, teacher: Any, objective: str) -> tuple[float, float]:
         output = OBJECTIVES[objective](
             student_logits=student(ids).logits[0, where], teacher_logits=of_teacher, target_ids=torch.tensor(example.completion)
         )
-        total, tokens = total + output.sum, tokens + output.n_tokens
+        total, tokens = total + output, tokens + len(example.completion)
     (total / tokens).backward()
     norms = [parameter.grad.norm() for parameter in student.parameters() if parameter.grad is not None]
     student.zero_grad()

@@ -91,7 +91,7 @@ def _backward(
 
     def objective(logits: torch.Tensor, part: slice) -> torch.Tensor:
         of_teacher = None if teacher is None else teacher[part]
-        return OBJECTIVES[name](student_logits=logits, teacher_logits=of_teacher, target_ids=targets[part]).sum
+        return OBJECTIVES[name](student_logits=logits, teacher_logits=of_teacher, target_ids=targets[part])
 
     if chunk is None:
         total = objective(_logits(models.student, batch)[rows, columns], slice(None))

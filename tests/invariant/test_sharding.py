@@ -32,7 +32,7 @@ def sharded_step(models: whole_model.Models, *, head_apart: bool) -> tuple[float
         of_teacher = whole_model._logits(models.teacher, batch)[rows, columns]
 
     def loss(logits: torch.Tensor, part: slice) -> torch.Tensor:
-        return OBJECTIVES["jsd"](student_logits=logits, teacher_logits=of_teacher[part], target_ids=targets[part]).sum
+        return OBJECTIVES["jsd"](student_logits=logits, teacher_logits=of_teacher[part], target_ids=targets[part])
 
     def work() -> torch.Tensor:
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": batch.position_ids}

@@ -12,7 +12,7 @@ import torch
 import reference
 from distillability.config.recipe import ANY_TOKENIZER_OBJECTIVES, TEXT_OBJECTIVES, ObjectiveName
 from distillability.errors import UserError
-from distillability.objectives import OBJECTIVES, ObjectiveOutput, ObjectiveSettings, build_objective
+from distillability.objectives import OBJECTIVES, ObjectiveSettings, build_objective
 from distillability.ops.support import on_top_k
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -38,7 +38,7 @@ NEED_LOGITS = sorted(name for name, objective in OBJECTIVES.items() if objective
 ONE_VOCABULARY = sorted(name for name, objective in OBJECTIVES.items() if not objective.crosses_tokenizers)
 
 
-def _call(name: str, student: torch.Tensor = STUDENT, teacher: torch.Tensor = TEACHER, targets: torch.Tensor = TARGETS) -> ObjectiveOutput:
+def _call(name: str, student: torch.Tensor = STUDENT, teacher: torch.Tensor = TEACHER, targets: torch.Tensor = TARGETS) -> torch.Tensor:
     objective = build_objective(name, ObjectiveSettings(top_k=K))
     return objective(student_logits=student, teacher_logits=teacher if objective.needs_teacher_logits else None, target_ids=targets)
 
@@ -56,40 +56,39 @@ def test_the_registry_holds_what_recipes_may_name() -> None:
 def test_an_objective_is_the_sum_of_its_definition_over_positions(name: str) -> None:
     rows = zip(TEACHER.tolist(), STUDENT.tolist(), TARGETS.tolist(), strict=True)
     output = _call(name)
-    assert output.sum.item() == pytest.approx(sum(PER_POSITION[name](*row) for row in rows), rel=1e-12)
-    assert output.n_tokens == 6
+    assert output.item() == pytest.approx(sum(PER_POSITION[name](*row) for row in rows), rel=1e-12)
     halves = [_call(name, STUDENT[part], TEACHER[part], TARGETS[part]) for part in (slice(0, 1), slice(1, 6))]
-    assert sum(half.sum for half in halves).item() == pytest.approx(output.sum.item(), rel=1e-12)  # type: ignore[union-attr]
+    assert sum(half.item() for half in halves) == pytest.approx(output.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_gradients(name: str) -> None:
     student = STUDENT.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda logits: _call(name, logits).sum, (student,))
+    assert torch.autograd.gradcheck(lambda logits: _call(name, logits), (student,))
 
 
 @pytest.mark.parametrize("name", ONE_VOCABULARY)
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(name: str) -> None:
-    assert _call(name, TEACHER).sum.item() == pytest.approx(0, abs=1e-12)
+    assert _call(name, TEACHER).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_seqkd_ends_in_certainty_about_the_trace() -> None:
     certain = torch.full((6, 11), -math.inf, dtype=torch.float64)
     certain[torch.arange(6), TARGETS] = 0.0
-    assert _call("seqkd", certain).sum.item() == 0
+    assert _call("seqkd", certain).item() == 0
 
 
 def test_jsd_takes_its_weight_from_the_recipe() -> None:
     output = build_objective("jsd", ObjectiveSettings(jsd_weight=0.2))(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
     expected = sum(reference.jsd(t, s, 0.2) for t, s in zip(TEACHER.tolist(), STUDENT.tolist(), strict=True))
-    assert output.sum.item() == pytest.approx(expected)
+    assert output.item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", ["skewed_forward_kl", "skewed_reverse_kl"])
 def test_skewed_divergences_take_their_skew_from_the_recipe(name: str) -> None:
     output = build_objective(name, ObjectiveSettings(skew=0.4))(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
     rows = zip(TEACHER.tolist(), STUDENT.tolist(), strict=True)
-    assert output.sum.item() == pytest.approx(sum(getattr(reference, name)(t, s, 0.4) for t, s in rows))
+    assert output.item() == pytest.approx(sum(getattr(reference, name)(t, s, 0.4) for t, s in rows))
 
 
 @pytest.mark.parametrize("name", NEED_LOGITS)
@@ -116,7 +115,7 @@ def test_every_position_has_a_target_and_every_target_is_a_token(name: str) -> N
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_no_position_is_a_sum_of_nothing(name: str) -> None:
     output = _call(name, STUDENT[:0], TEACHER[:0], TARGETS[:0])
-    assert (output.sum.item(), output.n_tokens) == (0, 0)
+    assert output.item() == 0
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
@@ -129,9 +128,9 @@ def test_mass_where_the_teacher_has_none_is_an_error_of_plain_reverse_kl_only() 
     masked = TEACHER.index_fill(1, torch.tensor(4), -math.inf)
     with pytest.raises(UserError, match="of 6 positions 6 are infinite"):
         _call("reverse_kl", teacher=masked)
-    assert _call("forward_kl", teacher=masked).sum.isfinite()
+    assert _call("forward_kl", teacher=masked).isfinite()
     for name in ("jsd", "skewed_forward_kl", "skewed_reverse_kl"):
-        assert _call(name, teacher=masked).sum.isfinite()
+        assert _call(name, teacher=masked).isfinite()
 
 
 TOP_K = {"top_k_forward_kl": reference.forward_kl, "top_k_reverse_kl": reference.reverse_kl}
@@ -142,7 +141,7 @@ def test_the_k_likeliest_tokens_can_be_renormalised(name: str) -> None:
     objective = build_objective(name, ObjectiveSettings(top_k=3, top_k_rest=False))
     output = objective(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
     rows = zip(TEACHER.tolist(), STUDENT.tolist(), strict=True)
-    assert output.sum.item() == pytest.approx(sum(TOP_K[name](*reference.top_k(*row, 3, rest=False)) for row in rows))
+    assert output.item() == pytest.approx(sum(TOP_K[name](*reference.top_k(*row, 3, rest=False)) for row in rows))
 
 
 @pytest.mark.parametrize("name", TOP_K)
@@ -157,19 +156,19 @@ def test_renormalised_models_share_the_teacher_s_support(name: str, k: int) -> N
     student = STUDENT.clone().requires_grad_()
     output = objective(student_logits=student, teacher_logits=teacher, target_ids=TARGETS)
     pairs = [reference.top_k(*row, k, rest=False) for row in zip(teacher.tolist(), STUDENT.tolist(), strict=True)]
-    assert output.sum.item() == pytest.approx(sum(TOP_K[name](*pair) for pair in pairs), rel=1e-12)
-    (gradient,) = torch.autograd.grad(output.sum, student)
+    assert output.item() == pytest.approx(sum(TOP_K[name](*pair) for pair in pairs), rel=1e-12)
+    (gradient,) = torch.autograd.grad(output, student)
     assert gradient.isfinite().all() and gradient[teacher.isneginf()].abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("name", TOP_K)
 def test_all_tokens_are_the_plain_divergence(name: str) -> None:
-    plain = _call(name.removeprefix("top_k_")).sum
+    plain = _call(name.removeprefix("top_k_"))
     for k in (11, 32):
         for rest in (True, False):
             objective = build_objective(name, ObjectiveSettings(top_k=k, top_k_rest=rest))
             output = objective(student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS)
-            assert torch.equal(output.sum, plain)
+            assert torch.equal(output, plain)
 
 
 @pytest.mark.parametrize("name", TOP_K)
@@ -179,7 +178,7 @@ def test_only_the_k_likeliest_and_their_mass_are_seen(name: str) -> None:
     others = torch.ones_like(TEACHER, dtype=torch.bool).scatter(1, top, False)
     shuffled = TEACHER.clone()
     shuffled[others] = TEACHER[others].view(6, 11 - K).flip(1).flatten()
-    assert _call(name, teacher=shuffled).sum.item() == pytest.approx(_call(name).sum.item())
+    assert _call(name, teacher=shuffled).item() == pytest.approx(_call(name).item())
 
 
 @pytest.mark.parametrize("name", TOP_K)
@@ -190,7 +189,7 @@ def test_no_mass_outside_has_no_slope(name: str) -> None:
     for objective in (build_objective(name, ObjectiveSettings(top_k=K)), build_objective(name.removeprefix("top_k_"))):
         logits = student.clone().requires_grad_()
         output = objective(student_logits=logits, teacher_logits=teacher, target_ids=TARGETS % K)
-        gradients.append(torch.autograd.grad(output.sum, logits)[0])
+        gradients.append(torch.autograd.grad(output, logits)[0])
     assert torch.allclose(*gradients) and gradients[0].isfinite().all()
 
 
@@ -210,17 +209,17 @@ def test_a_teacher_of_another_vocabulary_is_compared_token_rank_by_token_rank(wi
     teacher = 3 * torch.randn(6, width, generator=torch.Generator().manual_seed(width), dtype=torch.float64)
     teacher[2] = -math.inf
     expected = sum(PER_POSITION["universal"](*row) for row in zip(teacher.tolist(), STUDENT.tolist(), TARGETS.tolist(), strict=True))
-    assert _call("universal", teacher=teacher).sum.item() == pytest.approx(expected, rel=1e-12)
+    assert _call("universal", teacher=teacher).item() == pytest.approx(expected, rel=1e-12)
     student = STUDENT.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda logits: _call("universal", logits, teacher).sum, (student,))
+    assert torch.autograd.gradcheck(lambda logits: _call("universal", logits, teacher), (student,))
 
 
 def test_where_the_teacher_says_nothing_universal_is_seqkd() -> None:
     silent = torch.full((6, 4), -math.inf, dtype=torch.float64)
-    assert torch.equal(_call("universal", teacher=silent).sum, _call("seqkd").sum)
+    assert torch.equal(_call("universal", teacher=silent), _call("seqkd"))
     assert build_objective("universal", ObjectiveSettings(universal_weight=0.0))(
         student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS
-    ).sum.item() == pytest.approx(_call("seqkd").sum.item())
+    ).item() == pytest.approx(_call("seqkd").item())
 
 
 def test_a_teacher_that_is_no_number_is_not_taken_for_a_silent_one() -> None:
@@ -230,6 +229,6 @@ def test_a_teacher_that_is_no_number_is_not_taken_for_a_silent_one() -> None:
 
 def test_universal_does_not_mind_which_token_is_which() -> None:
     moved = TEACHER[:, torch.randperm(11, generator=torch.Generator().manual_seed(3))]
-    assert _call("universal", teacher=moved).sum.item() == pytest.approx(_call("universal").sum.item(), rel=1e-12)
+    assert _call("universal", teacher=moved).item() == pytest.approx(_call("universal").item(), rel=1e-12)
     with pytest.raises(ValueError, match="5 and 6 positions"):
         _call("universal", teacher=TEACHER[:5])

@@ -72,7 +72,7 @@ def _case(head: str, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, 
 def _objective(name: str) -> projection.ChunkLoss:
     def loss(logits: torch.Tensor, rows: slice) -> torch.Tensor:
         teacher = TEACHER_LOGITS[rows].to(logits.dtype) if OBJECTIVES[name].needs_teacher_logits else None
-        return OBJECTIVES[name](student_logits=logits, teacher_logits=teacher, target_ids=TARGETS[rows]).sum
+        return OBJECTIVES[name](student_logits=logits, teacher_logits=teacher, target_ids=TARGETS[rows])
 
     return loss
 

@@ -30,7 +30,6 @@ __all__ = [
     "correctness",
     "few_seeds_factor",
     "paired_difference",
-    "paired_difference_from_counts",
     "prompt_mean",
     "resample_prompts",
     "resample_seeds",
@@ -145,16 +144,6 @@ def _wilson_limit(mean: float, n: float, z: ArrayLike) -> Floats:
 
 
 # ---- Paired differences ---------------------------------------------------------------------------------------------------------
-
-
-def paired_difference_from_counts(gains: int, losses: int, n: int, *, confidence: float = 0.95, side: Side = "two-sided") -> Interval:
-    """Tango's (1998) score interval for the difference of two shares measured on the same `n` prompts.
-
-    gains: prompts that only the first got right; losses: prompts that only the second did. The value is (gains - losses) / n.
-    """
-    if n < 1 or min(gains, losses) < 0 or gains + losses > n:
-        raise UserError.single("paired difference", f"{gains} gains and {losses} losses among {n}", "give gains + losses <= n and n >= 1")
-    return _difference_interval(gains / n, losses / n, float(n), n, confidence, side, "Tango score, paired")
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95, side: Side = "two-sided") -> Interval:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from distillability.errors import UserError
-from distillability.objectives.base import Objective, ObjectiveOutput
+from distillability.objectives.base import Objective
 from distillability.objectives.divergence import ByDivergence
 from distillability.objectives.seqkd import SeqKD
 from distillability.objectives.uld import Universal
 from distillability.ops.divergences import forward_kl, jsd, reverse_kl, skewed_forward_kl, skewed_reverse_kl, total_variation
 from distillability.ops.support import on_top_k
 
-__all__ = ["OBJECTIVES", "Objective", "ObjectiveOutput", "ObjectiveSettings", "build_objective"]
+__all__ = ["OBJECTIVES", "Objective", "ObjectiveSettings", "build_objective"]
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,14 @@
-"""What an objective is: an unnormalised sum over positions, and how many they were."""
+"""What an objective is: an unnormalised sum over positions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from distillability.errors import UserError
 
-__all__ = ["Objective", "ObjectiveOutput", "check_targets", "required", "total"]
-
-
-@dataclass(frozen=True)
-class ObjectiveOutput:
-    """sum: scalar with gradient, in nats over `n_tokens` positions; whoever holds the global token count divides."""
-
-    sum: torch.Tensor
-    n_tokens: int
+__all__ = ["Objective", "check_targets", "required", "total"]
 
 
 class Objective(Protocol):
@@ -34,8 +25,10 @@ class Objective(Protocol):
         """Whether teacher and student may have tokenizers of their own."""
         ...
 
-    def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
-        """student_logits and teacher_logits [N, V] at the N valid positions, target_ids [N] the tokens of the trace.
+    def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> torch.Tensor:
+        """The sum of the loss over N valid positions: a scalar with gradient, in nats. The caller divides it by the global token count.
+
+        student_logits and teacher_logits are [N, V], target_ids [N] the tokens of the trace.
 
         For an objective that crosses tokenizers teacher_logits are [N, V'], all −∞ where no token of the teacher begins.
 
@@ -66,11 +59,11 @@ def check_targets(name: str, student_logits: torch.Tensor, target_ids: torch.Ten
         )
 
 
-def total(name: str, values: torch.Tensor) -> ObjectiveOutput:
+def total(name: str, values: torch.Tensor) -> torch.Tensor:
     """The sum of one value a position, refused where it is no number: a step on it would ruin the student in silence."""
-    output = ObjectiveOutput(values.sum(), values.numel())
-    if output.sum.isfinite():
-        return output
+    found = values.sum()
+    if found.isfinite():
+        return found
     infinite, missing = int(values.isinf().sum()), int(values.isnan().sum())
     raise UserError.single(
         f"objective {name}",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distillability.objectives.base import ObjectiveOutput, check_targets, required, total
+from distillability.objectives.base import check_targets, required, total
 
 __all__ = ["ByDivergence"]
 
@@ -25,7 +25,7 @@ class ByDivergence:
     needs_teacher_logits: bool = True
     crosses_tokenizers: bool = False
 
-    def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
+    def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> torch.Tensor:
         check_targets(self.name, student_logits, target_ids)
         teacher = required(self.name, teacher_logits)
         return total(self.name, self.divergence(teacher_logits=teacher, student_logits=student_logits))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distillability.objectives.base import ObjectiveOutput, check_targets, total
+from distillability.objectives.base import check_targets, total
 from distillability.ops.logprobs import token_logprobs
 
 __all__ = ["SeqKD"]
@@ -20,6 +20,6 @@ class SeqKD:
     needs_teacher_logits: bool = False
     crosses_tokenizers: bool = True
 
-    def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
+    def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> torch.Tensor:
         check_targets(self.name, student_logits, target_ids)
         return total(self.name, -token_logprobs(student_logits, target_ids))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distillability.objectives.base import ObjectiveOutput, check_targets, required, total
+from distillability.objectives.base import check_targets, required, total
 from distillability.ops.logprobs import token_logprobs
 from distillability.ops.transport import sorted_distance
 
@@ -29,7 +29,7 @@ class Universal:
     needs_teacher_logits: bool = True
     crosses_tokenizers: bool = True
 
-    def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> ObjectiveOutput:
+    def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> torch.Tensor:
         check_targets(self.name, student_logits, target_ids)
         distance = sorted_distance(teacher_logits=required(self.name, teacher_logits), student_logits=student_logits)
         return total(self.name, self.weight * distance - token_logprobs(student_logits, target_ids))

@@ -40,7 +40,7 @@ _MOST_MEASURES = 400  # in a table of the page; all of them are among the rows
 _MOST_ROWS = 50_000
 _COLUMNS = (
     "task", "split", "role", "source", "knob", "calibration", "objective", "prefix", "queries", "steps", "decoding", "seed",
-    "attacker", "metric", "value", "ci_low", "ci_high", "n", "n_errors", "n_truncated", "reason",
+    "metric", "value", "ci_low", "ci_high", "n", "n_truncated", "reason",
 )  # fmt: skip
 _HYPHEN = re.compile(r"(?<![\w)])-(?=\d)")
 _MEASURES = {
@@ -284,8 +284,6 @@ def _how(row: Row, headline: tuple[int | None, int | None]) -> str:
     chosen = (row.interval or "").partition("; ")[2]  # which rival or attack was the best on the validate split
     parts = [arm_of(row).label] if row.objective else []
     parts += [row.decoding] if row.decoding else []
-    parts += [f"attacker {row.attacker}"] if row.attacker else []
-    parts += [f"access: {row.access}"] if row.access else []
     parts += [chosen] if chosen else []
     if row.budget is not None and budget_of(row) != headline:
         parts.append(f"{row.budget.queries or '?'} queries, {row.budget.steps or '?'} steps")

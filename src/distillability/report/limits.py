@@ -53,7 +53,7 @@ def limits(index: Index, families: Sequence[str] = ()) -> list[tuple[str, list[s
         mine = [row for row in rows if row.task == task]
         where = f" ({task})" if len(index.tasks) > 1 else ""
         found += [
-            (f"Attacks{where}", list(_attacks(index, task, mine))),
+            (f"Attacks{where}", list(_attacks(index, task))),
             (f"Budgets{where}", list(_budgets(index, task))),
             (f"Repetitions{where}", list(_repetitions(mine))),
             (f"Controls{where}", list(_controls(index, task))),
@@ -93,10 +93,7 @@ def _families(present: Iterable[str]) -> Iterator[str]:
     yield "Tasks that the teacher was not calibrated on were not measured."
 
 
-def _attacks(index: Index, task: str, rows: Sequence[Row]) -> Iterator[str]:
-    attackers = {row.attacker for row in rows if row.role == "attacker" and row.value is not None}
-    if attackers:
-        yield f"Attackers beyond the objectives, all there are: {', '.join(sorted(filter(None, attackers)))}."
+def _attacks(index: Index, task: str) -> Iterator[str]:
     arms = index.arms(task)
     missing = [objective for objective in _OBJECTIVES if objective not in {arm.objective for arm in arms}]
     if missing:
@@ -105,13 +102,11 @@ def _attacks(index: Index, task: str, rows: Sequence[Row]) -> Iterator[str]:
         yield "No on-policy attack: every student learnt on the teacher's own prefixes."
     for kind, guards in untried_attacks(index, task).items():
         yield f"{_ATTACKS[kind][0].format(', '.join(guards))} was not tried."
-    if not attackers:
-        yield "Elicitation by rephrased prompts was not tried."
-        yield "Answers only with the attacker's own steps, and gold data mixed in, were not tried."
-    accesses = {row.access for row in rows if row.access} | {"top_k" for arm in arms if (arm.objective or "").startswith("top_k_")}
-    absent = [name for key, name in (("top_k", "top-k log-probabilities"), ("weights", "weights")) if key not in accesses]
-    if absent:
-        yield f"No attacker had access to {' or '.join(absent)}; with the weights any guard can be trained away."
+    yield "Elicitation by rephrased prompts was not tried."
+    yield "Answers only with the attacker's own steps, and gold data mixed in, were not tried."
+    top_k = any((arm.objective or "").startswith("top_k_") for arm in arms)
+    absent = "weights" if top_k else "top-k log-probabilities or weights"
+    yield f"No attacker had access to {absent}; with the weights any guard can be trained away."
 
 
 def _budgets(index: Index, task: str) -> Iterator[str]:
@@ -164,6 +159,3 @@ def _measurements(rows: Sequence[Row]) -> Iterator[str]:
     students = [row for row in rows if row.role == "student" and row.split == "test"]
     if students and not any(row.decoding == "sampled" for row in students):
         yield "Students were not measured under sampling."
-    errors = sum(row.n_errors for row in rows)
-    if errors:
-        yield f"{errors:,} errors while grading; those texts are in no mean."

@@ -22,22 +22,11 @@ from distillability.runs.paths import numbered
 from distillability.tasks import Task, build_task
 from distillability.types import SPLITS, Prompt
 
-__all__ = ["check", "find_problems"]
+__all__ = ["find_problems"]
 
 _HEADS = frozenset({"lm_head", "embed_out", "output"})  # no layers that an adapter may change
 _GRADED_PROMPTS = 100  # of each split, to see that the grader accepts the task's own answers
 _LONGEST_PROMPTS = 20  # that are tokenised, to see whether they fit the context
-
-
-def check(recipe: Recipe) -> None:
-    """Raise what `find_problems` finds.
-
-    Raises:
-        UserError: all problems at once.
-    """
-    problems = find_problems(recipe)
-    if problems:
-        raise UserError(problems)
 
 
 def find_problems(recipe: Recipe) -> list[Problem]:

@@ -148,7 +148,7 @@ class _StudentTrainer(Trainer):
 
             def loss(logits: torch.Tensor, part: slice) -> torch.Tensor:
                 of_teacher = None if said is None else said.logits(part)
-                return self.objective(student_logits=logits, teacher_logits=of_teacher, target_ids=targets[part]).sum
+                return self.objective(student_logits=logits, teacher_logits=of_teacher, target_ids=targets[part])
 
             return projected_sum(states, head, loss, chunk=chunk)
 

@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const size = 50;
-  const numeric = new Set(["knob", "calibration", "queries", "steps", "seed", "value", "ci_low", "ci_high", "n", "n_errors", "n_truncated"]);
+  const numeric = new Set(["knob", "calibration", "queries", "steps", "seed", "value", "ci_low", "ci_high", "n", "n_truncated"]);
   const fractional = new Set(["value", "ci_low", "ci_high"]);
   const body = document.getElementById("rows-body");
   const filter = document.getElementById("rows-filter");
