@@ -12,7 +12,7 @@ from distillability.objectives import OBJECTIVES
 from distillability.ops.align import next_token_positions
 from distillability.ops.projection import projected_sum
 from distillability.ops.reduce import global_mean
-from distillability.ops.sharding import through_wrapper
+from distillability.ops.sharding import redirect_forward
 from processes import run_in_processes
 
 
@@ -39,7 +39,7 @@ def sharded_step(models: whole_model.Models, *, head_apart: bool) -> tuple[float
         states = student.model(**inputs).last_hidden_state[rows, columns]
         return projected_sum(states, student.lm_head, loss, chunk=5)
 
-    mean = global_mean(through_wrapper(student, student, work), whole_model.N_TOKENS, world_size=2)
+    mean = global_mean(redirect_forward(student, student, work), whole_model.N_TOKENS, world_size=2)
     mean.backward()  # type: ignore[no-untyped-call]
     total = mean.detach().clone()
     torch.distributed.all_reduce(total)

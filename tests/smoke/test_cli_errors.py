@@ -167,7 +167,7 @@ def test_texts_of_the_student_s_own_that_nobody_speaks_of() -> None:
     message = invoke(
         "validate", make_recipe(rest=arms('sources = ["plain"]\nobjectives = ["seqkd", "jsd", "universal"]\non_policy_share = 0.5'))
     )
-    assert "distill.arms.0.on_policy_share: seqkd, universal would learn a student's own texts by heart" in message
+    assert "distill.arms.0.on_policy_share: seqkd, universal use cross-entropy" in message
 
 
 def test_one_token_that_both_models_are_certain_of() -> None:

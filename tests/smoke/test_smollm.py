@@ -14,7 +14,7 @@ import torch
 
 from command_line import ROOT, run
 from distillability.errors import UserError
-from distillability.models.chat import prompt_ids, survives
+from distillability.models.chat import prompt_ids, round_trips
 from distillability.models.load import load_model
 from tiny import tiny_gguf
 
@@ -87,7 +87,7 @@ def test_the_student_has_the_vocabulary_of_its_teacher_and_the_proxy_another(bui
     assert student.tokenizer.get_vocab() == teacher.tokenizer.get_vocab() != proxy.tokenizer.get_vocab()
     assert student.model.config.vocab_size == teacher.model.config.vocab_size
     (prompt,) = smollm.TASK.prompts("test", 1)
-    assert survives(teacher.tokenizer, smollm.TASK.render(prompt, "remark_hard"))
+    assert round_trips(teacher.tokenizer, smollm.TASK.render(prompt, "remark_hard"))
     assert "system" not in teacher.tokenizer.decode(prompt_ids(teacher.tokenizer, prompt.text))
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from distillability.errors import UserError
 from distillability.lab.tokenizers import character_tokenizer
-from distillability.models.boundaries import NOWHERE, in_other_tokens, token_starts
+from distillability.models.boundaries import UNALIGNED, in_other_tokens, token_starts
 
 BYTES = pre_tokenizers.ByteLevel.alphabet()
 
@@ -58,7 +58,7 @@ def test_starts_are_those_of_the_text_decoded_so_far(name: str) -> None:
         expected = []
         for place in range(len(ids)):
             before = tokenizer.decode(ids[:place], clean_up_tokenization_spaces=False)
-            expected.append(len(before) if text.startswith(before) and "\ufffd" not in before else NOWHERE)
+            expected.append(len(before) if text.startswith(before) and "\ufffd" not in before else UNALIGNED)
         assert token_starts(tokenizer, ids, text) == expected
 
     check()
@@ -73,36 +73,36 @@ def test_ids_that_spell_no_text_begin_nowhere(name: str) -> None:
         text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         starts = token_starts(tokenizer, ids, text)
         assert len(starts) == len(ids) and starts[0] == 0
-        assert all(start == NOWHERE or 0 <= start <= len(text) for start in starts)
+        assert all(start == UNALIGNED or 0 <= start <= len(text) for start in starts)
 
 
 def test_a_token_within_a_character_begins_nowhere() -> None:
     tokenizer = byte_level()
     ids = _ids(tokenizer, "t é the")
     assert tokenizer.convert_ids_to_tokens(ids) == ["t", "Ġ", "Ã", "©", "Ġth", "e", "<end>"]
-    assert token_starts(tokenizer, ids, "t é the") == [0, 1, 2, NOWHERE, 3, 6, 7]
-    assert token_starts(tokenizer, ids[:-2], "t é the") == [0, 1, 2, NOWHERE, 3]  # a text that was cut has no end
+    assert token_starts(tokenizer, ids, "t é the") == [0, 1, 2, UNALIGNED, 3, 6, 7]
+    assert token_starts(tokenizer, ids[:-2], "t é the") == [0, 1, 2, UNALIGNED, 3]  # a text that was cut has no end
 
 
 def test_what_does_not_spell_the_text_begins_nowhere_from_there_on() -> None:
     tokenizer = byte_level()
-    assert token_starts(tokenizer, _ids(tokenizer, "tea"), "tee") == [0, 1, 2, NOWHERE]
+    assert token_starts(tokenizer, _ids(tokenizer, "tea"), "tee") == [0, 1, 2, UNALIGNED]
     assert token_starts(tokenizer, [], "t") == []
 
 
 def test_positions_of_two_tokenizers_are_paired_by_the_text_before_them() -> None:
     pairs, characters = byte_level(), character_tokenizer("the é")
     theirs, places = in_other_tokens(pairs, characters, _ids(pairs, "t é the"), "t é the")
-    assert theirs == _ids(characters, "t é the") and places == [0, 1, 2, NOWHERE, 3, 6, 7]
+    assert theirs == _ids(characters, "t é the") and places == [0, 1, 2, UNALIGNED, 3, 6, 7]
     theirs, places = in_other_tokens(characters, pairs, _ids(characters, "t é the"), "t é the")
-    assert theirs == _ids(pairs, "t é the") and places == [0, 1, 2, 4, NOWHERE, NOWHERE, 5, 6]
+    assert theirs == _ids(pairs, "t é the") and places == [0, 1, 2, 4, UNALIGNED, UNALIGNED, 5, 6]
     assert in_other_tokens(pairs, pairs, _ids(pairs, "the")[:-1], "the") == (_ids(pairs, "the")[:-1], [0, 1])
 
 
 def test_a_text_that_the_student_cannot_spell_is_paired_as_far_as_it_can() -> None:
     pairs, characters = byte_level(), character_tokenizer("the")
     completion = _ids(characters, "the")
-    assert in_other_tokens(characters, pairs, completion, "tea")[1] == [0, 1, NOWHERE, NOWHERE]
+    assert in_other_tokens(characters, pairs, completion, "tea")[1] == [0, 1, UNALIGNED, UNALIGNED]
 
 
 def test_a_tokenizer_without_a_fast_form_is_refused() -> None:

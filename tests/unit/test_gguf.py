@@ -15,7 +15,7 @@ from distillability.errors import UserError
 from distillability.files import new_folder, read_jsonl
 from distillability.inference.likelihood import Scorer
 from distillability.lab.tokenizers import character_tokenizer
-from distillability.models.chat import completion_ids, prompt_ids, survives
+from distillability.models.chat import completion_ids, prompt_ids, round_trips
 from distillability.models.convert import as_folder, convert, converted_folder
 from distillability.models.facts import read_facts
 from distillability.models.gguf import read_header
@@ -141,7 +141,7 @@ def test_digits_stand_alone_where_the_vocabulary_was_learnt_so(path: Path) -> No
     tokenizer = load_tokenizer(path)
     assert tokenizer.tokenize("the 12") == ["the", "Ġ", "1", "2"]
     assert tokenizer.tokenize("the\n\n1") == ["the", "ĊĊ", "1"]
-    assert survives(tokenizer, "the 12\n= 3.5")
+    assert round_trips(tokenizer, "the 12\n= 3.5")
 
 
 def test_digits_stay_together_where_it_was_not(path: Path) -> None:

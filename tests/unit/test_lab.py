@@ -11,7 +11,7 @@ from distillability.errors import UserError
 from distillability.lab import build as lab
 from distillability.lab.build import FAMILIES, Family
 from distillability.lab.tokenizers import character_tokenizer, word_tokenizer
-from distillability.models.chat import completion_ids, prompt_ids, survives
+from distillability.models.chat import completion_ids, prompt_ids, round_trips
 from distillability.models.load import load_tokenizer
 from distillability.models.locate import lab_models
 
@@ -34,7 +34,7 @@ def test_right_texts_survive_the_tokenizers_and_fit(family: Family) -> None:
     characters = character_tokenizer(task.alphabet)
     for prompt in task.prompts("query", 50):
         for text in (prompt.text, *(task.render(prompt, mode) for mode in task.modes), task.wrong_steps(prompt)):
-            assert survives(own, text) and survives(characters, text)
+            assert round_trips(own, text) and round_trips(characters, text)
             assert len(completion_ids(own, text)) < len(completion_ids(characters, text)) < family.max_completion_length
 
 
@@ -66,7 +66,7 @@ def test_the_shipped_models_have_the_family_s_vocabulary(name: str) -> None:
     assert shipped[own].get_vocab() == word_tokenizer(words, family.task.alphabet, pattern).get_vocab()
     assert len(shipped["proxy"]) <= 256
     for prompt in family.task.prompts("validate", 20):
-        assert survives(shipped["proxy"], family.task.render(prompt, "remark_hard"))
+        assert round_trips(shipped["proxy"], family.task.render(prompt, "remark_hard"))
 
 
 def test_the_lab_s_models_are_small() -> None:

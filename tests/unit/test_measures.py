@@ -113,7 +113,7 @@ def test_attackers_are_selected_on_validate() -> None:
 
 
 def test_selection_is_part_of_the_bootstrap() -> None:
-    """Two attackers that validate cannot tell apart and test can: the choice itself must widen the interval."""
+    """Two attackers that validate cannot tell apart and test can: the choice itself must upcast the interval."""
     other_prompts = np.roll(students(0.49), 200, axis=1)
     apart = {"a": scores(0.7, validate=0.5), "b": Scores(students(0.3), other_prompts)}
     alone = {"a": apart["a"]}

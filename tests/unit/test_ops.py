@@ -74,7 +74,7 @@ def test_equal_distributions_diverge_by_nothing_and_pull_nowhere(divergence: Div
     found = divergence(teacher_logits=TEACHER, student_logits=student)
     (gradient,) = torch.autograd.grad(found.sum(), student)
     assert torch.allclose(found, torch.zeros(6, dtype=torch.float64), atol=1e-12)
-    if divergence is not total_variation:  # its slope is ±½ on either side, however near
+    if divergence is not total_variation:  # its gradient is ±½ on either side, however near
         assert torch.allclose(gradient, torch.zeros_like(gradient), atol=1e-12)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from distillability.ops.sharding import is_sharded, through_wrapper
+from distillability.ops.sharding import is_sharded, redirect_forward
 
 
 class _Wrapper(torch.nn.Module):
@@ -29,16 +29,16 @@ def test_the_wrapper_sees_one_forward_pass_and_the_model_is_itself_again(patched
         model.forward = lambda x: torch.nn.Linear.forward(model, x)  # type: ignore[method-assign]
     before = vars(model).get("forward")
     wrapper, x = _Wrapper(model), torch.ones(1, 2)
-    assert torch.equal(through_wrapper(wrapper, model, lambda: 2 * model(x)), 2 * model(x))
+    assert torch.equal(redirect_forward(wrapper, model, lambda: 2 * model(x)), 2 * model(x))
     assert wrapper.calls == 1
     assert vars(model).get("forward") is before
-    assert torch.equal(through_wrapper(model, model, lambda: 3 * model(x)), 3 * model(x))
+    assert torch.equal(redirect_forward(model, model, lambda: 3 * model(x)), 3 * model(x))
 
 
 def test_an_error_leaves_the_model_as_it_was() -> None:
     model = torch.nn.Linear(2, 2)
     with pytest.raises(ZeroDivisionError):
-        through_wrapper(_Wrapper(model), model, lambda: torch.tensor(1 / 0))
+        redirect_forward(_Wrapper(model), model, lambda: torch.tensor(1 / 0))
     assert "forward" not in vars(model)
     assert model(torch.ones(1, 2)).shape == (1, 2)
 

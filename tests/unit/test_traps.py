@@ -19,7 +19,7 @@ from distillability.diagnosis.evidence import (
     Evidence,
     HeadGradients,
     Recoveries,
-    Said,
+    TokenStats,
     Traced,
     TracePair,
     WeightedSamples,
@@ -44,8 +44,8 @@ def mixed(logits: torch.Tensor, other: torch.Tensor, dose: float) -> torch.Tenso
     return ((1 - dose) * logits.softmax(-1) + dose * other).log()
 
 
-def said(logprobs: torch.Tensor, targets: torch.Tensor) -> Said:
-    return Said(**where(), **{name: values.numpy() for name, values in describe_positions(logprobs, targets).items()})
+def stats(logprobs: torch.Tensor, targets: torch.Tensor) -> TokenStats:
+    return TokenStats(**where(), **{name: values.numpy() for name, values in describe_positions(logprobs, targets).items()})
 
 
 def where() -> dict[str, Any]:
@@ -66,7 +66,7 @@ def traced(teacher: torch.Tensor, student: torch.Tensor, seed: int, shared: bool
     )
     texts = ["x" * LENGTH] * TEXTS
     never, always = [False] * TEXTS, [True] * TEXTS
-    told = said(log_p, targets), said(log_q, targets)
+    told = stats(log_p, targets), stats(log_q, targets)
     return Traced(texts, always, never, *told, compared if shared else None, gradients=gradients(log_p, log_q) if shared else None)
 
 

@@ -140,12 +140,12 @@ def _graded(pair: Pair, prompts: Sequence[Prompt], completions: Completions) -> 
 def _answers(pair: Pair, sampled: Completions) -> Answers:
     prompts = pair.prompts
     greedy = _complete(pair, "student", prompts, decoding="greedy")
-    said = read_own(pair, "student", prompts, greedy)
+    stats = read_own(pair, "student", prompts, greedy)
     confidence = np.full(len(prompts), np.nan)
-    for row in np.unique(said.text):
+    for row in np.unique(stats.text):
         if not greedy.truncated[row]:
             stated = _answer_tokens(pair, greedy.ids[row], greedy.texts[row])
-            confidence[row] = np.exp(said.logprob[said.text == row][-stated:].sum())
+            confidence[row] = np.exp(stats.logprob[stats.text == row][-stated:].sum())
     return Answers(
         right=_right(pair, prompts, greedy),
         confidence=confidence,

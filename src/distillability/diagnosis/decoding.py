@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from distillability.diagnosis.estimates import mean, paired_change, ratio_of_sums, share, sums_by_text
-from distillability.diagnosis.evidence import Answers, Evidence, Said
+from distillability.diagnosis.evidence import Answers, Evidence, TokenStats
 from distillability.diagnosis.findings import Finding, Rule
 from distillability.diagnosis.positions import early_and_late, profile
 
@@ -35,14 +35,14 @@ def accuracy_by_place(evidence: Evidence) -> Finding:
         return _PLACE.missing(f"the teacher gave {int(right.sum())} right texts, and {_LEAST} are needed", int(right.sum()))
     parts = {}
     for role in ("student", "teacher"):
-        said = traced.said(role)
-        misses, counts = (sums_by_text(one, said.text, len(right))[right] for one in (1 - said.likeliest, np.ones_like(said.likeliest)))
+        stats = traced.stats(role)
+        misses, counts = (sums_by_text(one, stats.text, len(right))[right] for one in (1 - stats.likeliest, np.ones_like(stats.likeliest)))
         parts[role] = (misses, counts)
     student, teacher = (ratio_of_sums(*parts[role]) for role in ("student", "teacher"))
     misses = [parts[role][0] / np.maximum(parts[role][1], 1) for role in ("student", "teacher")]
     estimate = mean(misses[0] - misses[1], n_skipped=traced.n_skipped)
     curves = {
-        f"{name}_{role}": _profile_of_right(traced.said(role), right, name)
+        f"{name}_{role}": _profile_of_right(traced.stats(role), right, name)
         for name in ("nll", "accuracy")
         for role in ("student", "teacher")
     }
@@ -69,8 +69,8 @@ def nll_growth(evidence: Evidence) -> Finding:
     traced = evidence.on_teacher
     right = np.array(traced.right, dtype=bool)
     grown = []
-    for said in (traced.student, traced.teacher):
-        kept = _only(said, right)
+    for stats in (traced.student, traced.teacher):
+        kept = _only(stats, right)
         early, late = early_and_late(kept, -kept.logprob, len(right))
         grown.append(late - early)
     if min(map(len, grown)) < _LEAST or len(grown[0]) != len(grown[1]):
@@ -130,12 +130,12 @@ def _student(evidence: Evidence) -> Answers | None:
     return evidence.answers.get("student")
 
 
-def _only(said: Said, wanted: np.ndarray) -> Said:
-    """What was said along the wanted texts."""
-    rows = wanted[said.text]
-    return Said(**{name: values[rows] for name, values in vars(said).items()})
+def _only(stats: TokenStats, wanted: np.ndarray) -> TokenStats:
+    """The statistics of the wanted texts alone."""
+    rows = wanted[stats.text]
+    return TokenStats(**{name: values[rows] for name, values in vars(stats).items()})
 
 
-def _profile_of_right(said: Said, right: np.ndarray, name: str) -> list[dict[str, float]]:
-    kept = _only(said, right)
+def _profile_of_right(stats: TokenStats, right: np.ndarray, name: str) -> list[dict[str, float]]:
+    kept = _only(stats, right)
     return profile(kept.place, -kept.logprob if name == "nll" else kept.likeliest)

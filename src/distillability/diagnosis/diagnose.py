@@ -103,8 +103,8 @@ def _add_forecast(
         why = "no probe was trained (probe_steps = 0)" if outcome is None else outcome["reason"]
         return replace(evidence, reasons=evidence.reasons | {"probed": why})
     if proxy is None:
-        said = evidence.on_student
-        answers = (np.array(values, dtype=np.float64) for values in (said.right, said.truncated))
+        stats = evidence.on_student
+        answers = (np.array(values, dtype=np.float64) for values in (stats.right, stats.truncated))
         return replace(evidence, probed=Probed("student", outcome["steps"], outcome["traces"], *answers))
     probed, learnt = train_and_ask(proxy, "proxy", texts, pair.task, pair.prompts, probe, pair.autocast["student"])
     pair.forwards["proxy"] += learnt["forwards"]

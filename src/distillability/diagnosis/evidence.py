@@ -1,4 +1,4 @@
-"""What a diagnosis rests on: what teacher, student and texts said at each position, and how they answered.
+"""What a diagnosis rests on: what teacher, student and texts show at each position, and how they answered.
 
 Arrays are position-wise sufficient statistics, all texts one after another; nothing here grows with the vocabulary.
 """
@@ -23,7 +23,7 @@ __all__ = [
     "Probed",
     "Recoveries",
     "Role",
-    "Said",
+    "TokenStats",
     "TracePair",
     "Traced",
     "WeightedSamples",
@@ -34,7 +34,7 @@ Role = Literal["teacher", "student"]
 
 
 @dataclass(frozen=True)
-class Said:
+class TokenStats:
     """What one model says at each position of some texts, under its own tokenizer: arrays [N].
 
     text: the number of the text. place: position over length, in [0, 1). logprob: log P of the token that stands there, in nats.
@@ -56,7 +56,7 @@ class Compared:
     The integrand of KL(p‖q) is p log(p/q) − p + q, which is never negative and has the same sum.
 
     Attributes:
-        text, place: as in `Said`.
+        text, place: as in `TokenStats`.
         token, teacher_choice, student_choice: the token that stands there, and the likeliest of either.
         forward_kl, reverse_kl: KL(p‖q), KL(q‖p), in nats.
         magnitude: Σ |p log(p/q)|.
@@ -108,7 +108,7 @@ class HeadGradients:
 
     Attributes:
         groups: [G, …], Σ g ⊗ h over the positions of each group of texts: the gradient of W, of a large vocabulary a sketch that keeps
-            inner products (traps.signals.HeadGradient).
+            inner products (diagnosis.signals.HeadGradient).
         hidden_l2, tail_hidden_l2: [N], ‖Wᵀg‖² of a position, what reaches h; and of the part of g outside the teacher's head.
     """
 
@@ -128,13 +128,13 @@ class Traced:
     texts: Sequence[str]
     right: Sequence[bool]
     truncated: Sequence[bool]
-    teacher: Said
-    student: Said
+    teacher: TokenStats
+    student: TokenStats
     compared: Compared | None
     n_skipped: int = 0
     gradients: HeadGradients | None = None
 
-    def said(self, role: Role) -> Said:
+    def stats(self, role: Role) -> TokenStats:
         return self.teacher if role == "teacher" else self.student
 
     @property

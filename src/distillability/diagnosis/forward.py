@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from distillability.config.recipe import Diagnose
-from distillability.diagnosis.evidence import Compared, HeadGradients, Role, Said, Traced
+from distillability.diagnosis.evidence import Compared, HeadGradients, Role, TokenStats, Traced
 from distillability.diagnosis.position_stats import HeadGradient, compare_positions, describe_positions, top_k_of
 from distillability.inference import Completions
 from distillability.models.batch import context_length, right_padded
-from distillability.models.chat import end_of_turn_id, rendered_once, surviving_ids
+from distillability.models.chat import end_of_turn_id, rendered_once, round_trip_ids
 from distillability.models.head import has_plain_head, states_and_head
 from distillability.models.load import LoadedModel
-from distillability.ops.logprobs import widen
+from distillability.ops.logprobs import upcast
 from distillability.ops.projection import projector
 from distillability.tasks import Task
 from distillability.types import Prompt
@@ -97,16 +97,16 @@ def trace(pair: Pair, writer: Role, prompts: Sequence[Prompt], completions: Comp
     pair.forwards.update({role: len(kept) for role in ROLES})
     compared, gradients = None, None
     if shared:
-        said, compared, gradients = _read_both(pair, items)
+        stats, compared, gradients = _read_both(pair, items)
     else:
-        said = {role: _read_alone(pair, role, items[role]) for role in ROLES}
+        stats = {role: _read_alone(pair, role, items[role]) for role in ROLES}
     grades = [pair.task.grade_completion(prompts[row], completions.texts[row], completions.truncated[row]) for row in kept]
     return Traced(
         texts=[completions.texts[row] for row in kept],
         right=[grade.right for grade in grades],
         truncated=[completions.truncated[row] for row in kept],
-        teacher=said["teacher"],
-        student=said["student"],
+        teacher=stats["teacher"],
+        student=stats["student"],
         compared=compared,
         n_skipped=len(prompts) - len(kept),
         gradients=gradients,
@@ -114,7 +114,7 @@ def trace(pair: Pair, writer: Role, prompts: Sequence[Prompt], completions: Comp
 
 
 @torch.inference_mode()
-def read_own(pair: Pair, role: Role, prompts: Sequence[Prompt], completions: Completions) -> Said:
+def read_own(pair: Pair, role: Role, prompts: Sequence[Prompt], completions: Completions) -> TokenStats:
     """What a model says along completions of its own, by the number of the prompt; those that exceed its context are left out."""
     encoded = _encode(pair.model(role), prompts, completions, own=True)
     items = [_Item(row, *ids) for row, ids in enumerate(encoded) if ids is not None]
@@ -130,14 +130,14 @@ def _encode(
     found: list[tuple[list[int], list[int]] | None] = []
     rendered = rendered_once(loaded.tokenizer, [prompt.text for prompt in prompts])
     for prompt, ids, text, cut in zip(rendered, completions.ids, completions.texts, completions.truncated, strict=True):
-        known = ids if own else surviving_ids(loaded.tokenizer, text)
+        known = ids if own else round_trip_ids(loaded.tokenizer, text)
         completion = None if known is None else [*known, *([] if cut else [end])]
         fits = completion and (context is None or len(prompt) + len(completion) <= context)
         found.append((prompt, completion) if completion and fits else None)
     return found
 
 
-def _read_alone(pair: Pair, role: Role, items: Sequence[_Item]) -> Said:
+def _read_alone(pair: Pair, role: Role, items: Sequence[_Item]) -> TokenStats:
     loaded, gathered = pair.model(role), _Gathered(items)
     plain = has_plain_head(loaded.model)
     for batch in _batches(items):
@@ -145,10 +145,10 @@ def _read_alone(pair: Pair, role: Role, items: Sequence[_Item]) -> Said:
         for rows in _chunks(len(targets), width(loaded)):
             gathered.add(describe_positions(_logprobs(project, states[rows]), targets[rows]))
         gathered.place(batch)
-    return gathered.said()
+    return gathered.stats()
 
 
-def _read_both(pair: Pair, items: dict[Role, list[_Item]]) -> tuple[dict[Role, Said], Compared, HeadGradients | None]:
+def _read_both(pair: Pair, items: dict[Role, list[_Item]]) -> tuple[dict[Role, TokenStats], Compared, HeadGradients | None]:
     gathered = {role: _Gathered(items[role]) for role in ROLES}
     joint, tokens = _Gathered(items["student"]), defaultdict[str, list[int]](list)
     plain = {role: has_plain_head(pair.model(role).model) for role in ROLES} if items["teacher"] else {}
@@ -181,7 +181,7 @@ def _read_both(pair: Pair, items: dict[Role, list[_Item]]) -> tuple[dict[Role, S
     words: dict[str, Any] = {name: [spelled[token] for token in ids] for name, ids in tokens.items()}
     compared = Compared(**joint.arrays(Compared.numbers()), **words)
     collected = None if gradient is None else HeadGradients(gradient.groups.cpu().numpy(), **slopes.numbers)
-    return {role: gathered[role].said() for role in ROLES}, compared, collected
+    return {role: gathered[role].stats() for role in ROLES}, compared, collected
 
 
 class _Gathered:
@@ -213,8 +213,8 @@ class _Gathered:
         found: dict[str, Any] = {name: self.numbers.get(name, np.zeros(0)) for name in names}
         return found | {"text": np.array(self.texts, dtype=np.int64), "place": np.array(self.places)}
 
-    def said(self) -> Said:
-        return Said(**self.arrays(["logprob", "entropy", "likeliest"]))
+    def stats(self) -> TokenStats:
+        return TokenStats(**self.arrays(["logprob", "entropy", "likeliest"]))
 
 
 def _states(
@@ -229,7 +229,7 @@ def _states(
 
 
 def _logprobs(project: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor) -> torch.Tensor:
-    return widen(project(states)).log_softmax(-1)
+    return upcast(project(states)).log_softmax(-1)
 
 
 def _batches(items: Sequence[Any], length: Callable[[Any], int] = lambda item: item.length) -> Iterator[list[Any]]:

@@ -35,7 +35,7 @@ _LOG_RATIO = Rule(
 def log_ratio(evidence: Evidence) -> Finding:
     """Σ (log π_T − log π_S) / Σ bytes over the teacher's texts, each model with its own tokenizer; 0 where p = q."""
     traced = evidence.on_teacher
-    teacher, student = (sums_by_text(said.logprob, said.text, len(traced.texts)) for said in (traced.teacher, traced.student))
+    teacher, student = (sums_by_text(stats.logprob, stats.text, len(traced.texts)) for stats in (traced.teacher, traced.student))
     estimate = ratio_of_sums(teacher - student, traced.n_bytes, n_skipped=traced.n_skipped)
     per_text = float(np.mean(teacher - student)) if len(teacher) else 0.0
     return _LOG_RATIO.found(

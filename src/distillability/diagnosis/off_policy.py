@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import logsumexp, stdtrit
 
 from distillability.diagnosis.estimates import Estimate, Floats, mean, missing
-from distillability.diagnosis.evidence import Evidence, Said, Traced
+from distillability.diagnosis.evidence import Evidence, TokenStats, Traced
 from distillability.diagnosis.findings import Finding, Rule
 from distillability.diagnosis.positions import early_and_late, over_positions, profile
 
@@ -276,12 +276,12 @@ def _both(evidence: Evidence) -> tuple[tuple[str, Traced], tuple[str, Traced]]:
     return ("on_teacher", evidence.on_teacher), ("on_student", evidence.on_student)
 
 
-def _surprise(said: Said) -> Floats:
-    return -said.logprob
+def _surprise(stats: TokenStats) -> Floats:
+    return -stats.logprob
 
 
-def _entropy(said: Said) -> Floats:
-    return said.entropy
+def _entropy(stats: TokenStats) -> Floats:
+    return stats.entropy
 
 
 def _by_text(traced: Traced, values: Floats) -> Floats:

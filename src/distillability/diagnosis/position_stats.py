@@ -42,7 +42,7 @@ def compare_positions(
         targets: [N], the tokens that stand there.
 
     Returns:
-        The numbers of `traps.evidence.Compared`, [N] each and `curve` [N, K]; and the likeliest token of teacher and student, [N] each.
+        The numbers of `diagnosis.evidence.Compared`, [N] each and `curve` [N, K]; and the likeliest token of teacher and student, [N] each.
     """
     log_p, order = teacher_logprobs.sort(dim=-1, descending=True, stable=True)
     log_q = student_logprobs.gather(-1, order)
@@ -50,7 +50,7 @@ def compare_positions(
     pointwise = p * (log_p - log_q).masked_fill_(p == 0, 0.0)
     integrand = (pointwise - p + q).clamp_min_(0.0)
     reverse = q * (log_q - log_p).masked_fill_(q == 0, 0.0)
-    magnitude, slope = pointwise.abs(), (q - p).abs_()
+    magnitude, gradient = pointwise.abs(), (q - p).abs_()
     tail = _outside_head(p)
     rare = p < _RARE
     chosen = log_q.topk(top_k, dim=-1).indices  # columns in the teacher's order
@@ -66,10 +66,10 @@ def compare_positions(
         "student_tail": _within(q, tail),
         "rare_magnitude": _within(magnitude, rare),
         "rare_reverse_kl": _within((reverse - q + p).clamp_min(0.0), rare),
-        "gradient_l1": slope.sum(-1),
-        "gradient_l2": slope.square().sum(-1),
-        "tail_gradient_l1": _within(slope, tail),
-        "tail_gradient_l2": _within(slope.square(), tail),
+        "gradient_l1": gradient.sum(-1),
+        "gradient_l2": gradient.square().sum(-1),
+        "tail_gradient_l1": _within(gradient, tail),
+        "tail_gradient_l2": _within(gradient.square(), tail),
         "head_size": (~tail).sum(-1).to(p.dtype),
         "second_moment": (2 * log_q - log_p).masked_fill(q == 0, float("-inf")).logsumexp(-1),
         "overlap": (chosen < top_k).to(p.dtype).mean(-1),
@@ -118,24 +118,24 @@ class HeadGradient:
             texts: [N], the number of the text of each position.
 
         Returns:
-            hidden_l2, tail_hidden_l2: [N], as in `traps.evidence.HeadGradients`.
+            hidden_l2, tail_hidden_l2: [N], as in `diagnosis.evidence.HeadGradients`.
         """
         p = teacher_logprobs.exp()
-        slope = student_logprobs.exp() - p
+        gradient = student_logprobs.exp() - p
         ranked, order = p.sort(dim=-1, descending=True, stable=True)
         tail = torch.zeros_like(p, dtype=torch.bool).scatter_(-1, order, _outside_head(ranked))
-        folded = self._folded(slope)
+        folded = self._folded(gradient)
         for group in set(texts.remainder(GROUPS).tolist()):
             rows = texts.remainder(GROUPS) == group
             self.groups[group] += (folded[rows].T.to(states.dtype) @ states[rows]).to(self.groups.dtype)
-        return {"hidden_l2": self._hidden(slope), "tail_hidden_l2": self._hidden(slope.masked_fill(~tail, 0.0))}
+        return {"hidden_l2": self._hidden(gradient), "tail_hidden_l2": self._hidden(gradient.masked_fill(~tail, 0.0))}
 
-    def _folded(self, slope: torch.Tensor) -> torch.Tensor:
+    def _folded(self, gradient: torch.Tensor) -> torch.Tensor:
         if self.bucket is None or self.sign is None:
-            return slope
-        return slope.new_zeros(len(slope), _BUCKETS).index_add_(1, self.bucket, slope * self.sign)
+            return gradient
+        return gradient.new_zeros(len(gradient), _BUCKETS).index_add_(1, self.bucket, gradient * self.sign)
 
-    def _hidden(self, slope: torch.Tensor) -> torch.Tensor:
-        """‖Wᵀ slope‖², [N], in the head's dtype."""
-        reached: torch.Tensor = slope.to(self.weight.dtype) @ self.weight
-        return reached.to(slope.dtype).square().sum(-1)
+    def _hidden(self, gradient: torch.Tensor) -> torch.Tensor:
+        """‖Wᵀ gradient‖², [N], in the head's dtype."""
+        reached: torch.Tensor = gradient.to(self.weight.dtype) @ self.weight
+        return reached.to(gradient.dtype).square().sum(-1)

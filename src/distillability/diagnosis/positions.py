@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distillability.diagnosis.estimates import Estimate, Floats, missing, ratio_of_sums, sums_by_text
-from distillability.diagnosis.evidence import Compared, Evidence, Said, Traced
+from distillability.diagnosis.evidence import Compared, Evidence, TokenStats, Traced
 
 __all__ = ["early_and_late", "over_positions", "profile", "share_of"]
 
@@ -36,11 +36,11 @@ def share_of(evidence: Evidence, traced: Traced, part: Values, whole: Values) ->
     return ratio_of_sums(*_sums(traced, traced.compared.text, part(traced.compared), below), n_skipped=traced.n_skipped)
 
 
-def early_and_late(said: Said | Compared, values: Floats, n_texts: int) -> tuple[Floats, Floats]:
+def early_and_late(stats: TokenStats | Compared, values: Floats, n_texts: int) -> tuple[Floats, Floats]:
     """Means of `values` over the first and the last third of each text that has both: [n] each."""
     means = []
-    for where in (said.place < 1 / 3, said.place >= 2 / 3):
-        sums, counts = (sums_by_text(one, said.text, n_texts) for one in (values * where, where.astype(np.float64)))
+    for where in (stats.place < 1 / 3, stats.place >= 2 / 3):
+        sums, counts = (sums_by_text(one, stats.text, n_texts) for one in (values * where, where.astype(np.float64)))
         with np.errstate(invalid="ignore", divide="ignore"):
             means.append(sums / counts)
     both = np.isfinite(means[0]) & np.isfinite(means[1])

@@ -58,7 +58,7 @@ def train_and_ask(
     outcome = train_probe(loaded, texts, settings, autocast)
     if not outcome["steps"]:
         return None, outcome
-    said = complete(
+    completions = complete(
         loaded,
         [prompt.text for prompt in prompts],
         decoding="sampled",
@@ -66,7 +66,7 @@ def train_and_ask(
         seed=settings.seed,
         autocast_dtype=autocast,
     )
-    graded = [task.grade_completion(*row) for row in zip(prompts, said.texts, said.truncated, strict=True)]
+    graded = [task.grade_completion(*row) for row in zip(prompts, completions.texts, completions.truncated, strict=True)]
     right = np.array([grade.right for grade in graded], dtype=np.float64)
-    found = Probed(who, outcome["steps"], outcome["traces"], right, np.array(said.truncated, dtype=np.float64))
+    found = Probed(who, outcome["steps"], outcome["traces"], right, np.array(completions.truncated, dtype=np.float64))
     return found, outcome | {"forwards": outcome["forwards"] + len(prompts)}

@@ -254,7 +254,7 @@ def resample_seeds(seeds: int, resamples: int, rng: np.random.Generator) -> Floa
 def _deviations(arms: Sequence[_Arm], prompt_weights: Floats, widening: float) -> Floats:
     """Replicates [R], around 0, of the sum of `sign * mean` over arms that share their prompts but not their students.
 
-    Their variance is that of prompts, which resampled prompts bring, plus that of seeds, which Gaussian multipliers bring, widened by
+    Their variance is that of prompts, which resampled prompts bring, plus that of seeds, which Gaussian multipliers bring, upcast by
     Student's quantile because so few seeds were seen. Seed-by-prompt noise sits in both, and is taken out of the prompts' part.
     """
     per_prompt: Floats = np.sum([arm.sign * arm.array.mean(axis=0) for arm in arms], axis=0)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distillability.errors import UserError
 from distillability.models.batch import context_length, right_padded
-from distillability.models.chat import end_of_turn_id, rendered_once, surviving_ids
+from distillability.models.chat import end_of_turn_id, rendered_once, round_trip_ids
 from distillability.models.eval_mode import eval_mode
 from distillability.models.head import has_plain_head, states_and_head
 from distillability.ops.logprobs import chosen_logprobs
@@ -100,7 +100,7 @@ class Scorer:
         """What can be scored."""
         asked, kept = [], {}
         for row, (prompt, text, is_cut) in enumerate(zip(prompts, texts, cut, strict=True)):
-            ids = None if is_cut or not text else surviving_ids(self.tokenizer, text)
+            ids = None if is_cut or not text else round_trip_ids(self.tokenizer, text)
             if ids is not None:
                 asked.append(prompt)
                 kept[row] = [*ids, end_of_turn_id(self.tokenizer)]

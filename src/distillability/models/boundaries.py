@@ -10,15 +10,15 @@ from transformers import PreTrainedTokenizerBase
 from distillability.errors import UserError
 from distillability.models.chat import completion_ids, end_of_turn_id
 
-__all__ = ["NOWHERE", "in_other_tokens", "token_starts"]
+__all__ = ["UNALIGNED", "in_other_tokens", "token_starts"]
 
-NOWHERE = -1
+UNALIGNED = -1
 
 
 def token_starts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[int]:
     """In characters of `text`, where each of `ids` begins, an end of sequence at the end of them where the text ends.
 
-    NOWHERE where a token begins inside a character, and from where on the ids no longer spell `text`.
+    UNALIGNED where a token begins inside a character, and from where on the ids no longer spell `text`.
 
     Raises:
         UserError: the tokenizer is written in Python, and cannot decode token by token.
@@ -33,10 +33,10 @@ def token_starts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: s
         try:
             piece = stream.step(backend, token)  # None: not yet a whole character
         except Exception:  # the library raises this bare class at bytes that are no text
-            return starts + [NOWHERE] * (len(ids) - len(starts))
+            return starts + [UNALIGNED] * (len(ids) - len(starts))
         spelt = spelt and (piece is None or text.startswith(piece, place))
         place += len(piece or "")
-        starts.append(place if spelt and piece is not None else NOWHERE)
+        starts.append(place if spelt and piece is not None else UNALIGNED)
     return starts[: len(ids)]
 
 
@@ -45,10 +45,10 @@ def in_other_tokens(
 ) -> tuple[list[int], list[int]]:
     """`text` in the tokens of another model, and for each token of its completion here which of those begins in the same place.
 
-    There both models have read the same and predict what comes next; NOWHERE where none begins. An end of turn becomes the other's.
+    There both models have read the same and predict what comes next; UNALIGNED where none begins. An end of turn becomes the other's.
     """
     ended = completion[-1:] == [end_of_turn_id(tokenizer)]
     theirs = completion_ids(other, text) + [end_of_turn_id(other)] * ended
     place_of = {start: place for place, start in reversed([*enumerate(token_starts(other, theirs, text))])}
     starts = token_starts(tokenizer, completion, text)
-    return theirs, [NOWHERE if start == NOWHERE else place_of.get(start, NOWHERE) for start in starts]
+    return theirs, [UNALIGNED if start == UNALIGNED else place_of.get(start, UNALIGNED) for start in starts]

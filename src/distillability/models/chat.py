@@ -19,8 +19,8 @@ __all__ = [
     "end_of_turn_id",
     "prompt_ids",
     "rendered_once",
-    "survives",
-    "surviving_ids",
+    "round_trip_ids",
+    "round_trips",
     "with_end_of_turn",
     "with_template",
 ]
@@ -137,12 +137,12 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def survives(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+def round_trips(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     """Whether encoding and decoding gives `text` back, so that this model scores the text itself and not a neighbour of it."""
-    return surviving_ids(tokenizer, text) is not None
+    return round_trip_ids(tokenizer, text) is not None
 
 
-def surviving_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | None:
+def round_trip_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | None:
     """`completion_ids` of a text that survives encoding; None of one that does not."""
     ids = completion_ids(tokenizer, text)
     return ids if tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text else None

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 
 from distillability.errors import UserError
-from distillability.ops.logprobs import widen
+from distillability.ops.logprobs import upcast
 from distillability.ops.rowwise import Slope, rowwise
 
 __all__ = ["forward_kl", "jsd", "require_same_shape", "reverse_kl", "skewed_forward_kl", "skewed_reverse_kl", "total_variation"]
@@ -72,11 +72,11 @@ def skewed_forward_kl(*, teacher_logits: torch.Tensor, student_logits: torch.Ten
         m = _mixture(p, q, weight)
         values = (p * _gap(p, log_p, m.log())).sum(-1)
 
-        def slope() -> torch.Tensor:
-            pull = (p * q).div_(m).mul_(1 - weight)
-            return q.mul_(pull.sum(-1, keepdim=True)).sub_(pull)
+        def gradient() -> torch.Tensor:
+            weighted = (p * q).div_(m).mul_(1 - weight)
+            return q.mul_(weighted.sum(-1, keepdim=True)).sub_(weighted)
 
-        return values, slope
+        return values, gradient
 
     return _divergence(rule, teacher_logits, student_logits)
 
@@ -91,11 +91,11 @@ def skewed_reverse_kl(*, teacher_logits: torch.Tensor, student_logits: torch.Ten
         gap = _gap(q, log_q, m.log())
         values = (q * gap).sum(-1)
 
-        def slope() -> torch.Tensor:
+        def gradient() -> torch.Tensor:
             gap.addcdiv_(q, m, value=-weight)
             return gap.sub_((q * gap).sum(-1, keepdim=True)).mul_(q)
 
-        return values, slope
+        return values, gradient
 
     return _divergence(rule, teacher_logits, student_logits)
 
@@ -107,11 +107,11 @@ def total_variation(*, teacher_logits: torch.Tensor, student_logits: torch.Tenso
         q = log_q.exp()
         gap = q - log_p.exp()
 
-        def slope() -> torch.Tensor:
+        def gradient() -> torch.Tensor:
             side = gap.sign_().mul_(0.5)
             return side.sub_((q * side).sum(-1, keepdim=True)).mul_(q)
 
-        return gap.abs().sum(-1).mul_(0.5), slope
+        return gap.abs().sum(-1).mul_(0.5), gradient
 
     return _divergence(rule, teacher_logits, student_logits)
 
@@ -121,7 +121,7 @@ def _divergence(
 ) -> torch.Tensor:
     require_same_shape(teacher_logits, student_logits)
     return rowwise(
-        lambda student, teacher: rule(widen(student).log_softmax(-1), widen(teacher).log_softmax(-1)), student_logits, teacher_logits
+        lambda student, teacher: rule(upcast(student).log_softmax(-1), upcast(teacher).log_softmax(-1)), student_logits, teacher_logits
     )
 
 

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from distillability.ops.rowwise import Slope, rowwise
 from distillability.ops.sharding import is_sharded, most_anywhere
 
-__all__ = ["chosen_logprobs", "token_logprobs", "widen"]
+__all__ = ["chosen_logprobs", "token_logprobs", "upcast"]
 
 
 def chosen_logprobs(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor, chunk: int = 1024) -> torch.Tensor:
@@ -33,14 +33,14 @@ def chosen_logprobs(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.
     for start in range(0, n_chunks * chunk, chunk):
         rows = hidden[start : start + chunk], head, targets[start : start + chunk]
         parts.append(checkpoint(_chosen, *rows, use_reentrant=False) if torch.is_grad_enabled() else _chosen(*rows))
-    return torch.cat(parts) if parts else widen(hidden.new_zeros(0))
+    return torch.cat(parts) if parts else upcast(hidden.new_zeros(0))
 
 
 def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """log softmax(logits)[target], position by position: [N] float32 (float64 where the logits are), in nats, from [N, V] and [N]."""
 
     def rule(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, Slope]:
-        logprobs, column = widen(logits).log_softmax(-1), targets[:, None]
+        logprobs, column = upcast(logits).log_softmax(-1), targets[:, None]
         return logprobs.gather(-1, column).squeeze(
             -1
         ), lambda: logprobs.exp_().neg_().scatter_add_(-1, column, torch.ones_like(logprobs[:, :1]))
@@ -48,7 +48,7 @@ def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return rowwise(rule, logits, targets)
 
 
-def widen(logits: torch.Tensor) -> torch.Tensor:
+def upcast(logits: torch.Tensor) -> torch.Tensor:
     """float32, in which probabilities are computed; float64 stays."""
     return logits if logits.dtype == torch.float64 else logits.float()
 

@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from distillability.ops.logprobs import widen
+from distillability.ops.logprobs import upcast
 from distillability.ops.sharding import is_sharded, most_anywhere
 
 __all__ = ["ChunkLoss", "affordable", "computed_in", "projected", "projected_sum", "projector"]
@@ -68,17 +68,17 @@ class _GradientInForward(torch.autograd.Function):
     def forward(
         ctx: Any, projection: _Projection, loss: ChunkLoss, chunks: Sequence[slice], hidden: torch.Tensor, *parameters: torch.Tensor | None
     ) -> torch.Tensor:
-        total = widen(hidden.new_zeros(()))
+        total = upcast(hidden.new_zeros(()))
         needed = ctx.needs_input_grad[3:]
         of_hidden = torch.empty_like(hidden) if needed[0] else None
         of_parameters = [_accumulator(x) if x is not None and wanted else None for x, wanted in zip(parameters, needed[1:], strict=True)]
         for rows in chunks:
-            value, slope = _value_and_slope(loss, projection.logits(hidden[rows]), rows)
+            value, gradient = _value_and_gradient(loss, projection.logits(hidden[rows]), rows)
             total = total + value
-            of_rows = projection.pull(slope, hidden[rows], of_parameters)
+            of_rows = projection.backward(gradient, hidden[rows], of_parameters)
             if of_hidden is not None:
                 of_hidden[rows] = of_rows
-            del slope  # before the next chunk asks for as much
+            del gradient  # before the next chunk asks for as much
         ctx.gradients = [of_hidden, *of_parameters]
         ctx.dtypes = [None if x is None else x.dtype for x in (hidden, *parameters)]
         return total
@@ -93,22 +93,22 @@ class _GradientInForward(torch.autograd.Function):
         return None, None, None, *scaled
 
 
-def _value_and_slope(loss: ChunkLoss, logits: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+def _value_and_gradient(loss: ChunkLoss, logits: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of a chunk and its gradient with respect to the logits; nothing else of them stays."""
     with torch.enable_grad():
         value = loss(logits.requires_grad_(), rows)
-    (slope,) = torch.autograd.grad(value, logits)
-    return value.detach(), slope
+    (gradient,) = torch.autograd.grad(value, logits)
+    return value.detach(), gradient
 
 
 class _Projection(Protocol):
-    """A head, and its gradient. `pull` follows the `logits` of the same positions."""
+    """A head, and its gradient. `backward` follows the `logits` of the same positions."""
 
     parameters: Sequence[torch.Tensor | None]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor: ...
 
-    def pull(self, slope: torch.Tensor, hidden: torch.Tensor, totals: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    def backward(self, gradient: torch.Tensor, hidden: torch.Tensor, totals: Sequence[torch.Tensor | None]) -> torch.Tensor:
         """Adds the gradient of each parameter to its total, None where it needs none; returns that of `hidden`."""
         ...
 
@@ -133,15 +133,15 @@ class _LinearHead:
             torch.mm(hidden, self.weight[block].to(self.dtype).t(), out=logits[:, block])
         return logits if self.bias is None else logits.add_(self.bias)
 
-    def pull(self, slope: torch.Tensor, hidden: torch.Tensor, totals: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    def backward(self, gradient: torch.Tensor, hidden: torch.Tensor, totals: Sequence[torch.Tensor | None]) -> torch.Tensor:
         of_weight, of_bias = totals
-        of_hidden, hidden = widen(torch.zeros_like(hidden)), hidden.to(slope.dtype)
+        of_hidden, hidden = upcast(torch.zeros_like(hidden)), hidden.to(gradient.dtype)
         for block in self.blocks:
-            of_hidden += slope[:, block] @ self.weight[block].to(self.dtype)
+            of_hidden += gradient[:, block] @ self.weight[block].to(self.dtype)
             if of_weight is not None:
-                _add_product(of_weight[block], slope[:, block], hidden)
+                _add_product(of_weight[block], gradient[:, block], hidden)
         if of_bias is not None:
-            of_bias += slope.sum(0, dtype=of_bias.dtype)
+            of_bias += gradient.sum(0, dtype=of_bias.dtype)
         return of_hidden
 
 
@@ -159,9 +159,9 @@ class _AnyHead:
         logits: torch.Tensor = self.output.detach()
         return logits
 
-    def pull(self, slope: torch.Tensor, hidden: torch.Tensor, totals: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    def backward(self, gradient: torch.Tensor, hidden: torch.Tensor, totals: Sequence[torch.Tensor | None]) -> torch.Tensor:
         of_hidden: torch.Tensor
-        of_hidden, *found = torch.autograd.grad(self.output, [self.hidden, *self.parameters], slope, allow_unused=True)
+        of_hidden, *found = torch.autograd.grad(self.output, [self.hidden, *self.parameters], gradient, allow_unused=True)
         for total, gradient in zip(totals, found, strict=True):
             if total is not None and gradient is not None:
                 total += gradient
@@ -175,7 +175,7 @@ def _checkpointed_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLo
         return loss(head(part), rows)
 
     # Only an ordinary backward pass calls the hooks that gather and scatter the gradients of a sharded head.
-    total = widen(head(hidden[:0]).sum())  # 0 that depends on every parameter, so that no process is left without a gradient
+    total = upcast(head(hidden[:0]).sum())  # 0 that depends on every parameter, so that no process is left without a gradient
     for rows in _as_many_everywhere(chunks, hidden.device) if is_sharded(head) else chunks:
         part = hidden[rows]
         total = total + (checkpoint(of_chunk, part, rows, use_reentrant=False) if total.requires_grad else of_chunk(part, rows))
@@ -202,16 +202,16 @@ def computed_in(tensor: torch.Tensor) -> torch.dtype:
 
 def _accumulator(parameter: torch.Tensor) -> torch.Tensor:
     """Zeros in float32 (float64): chunks are not rounded to half precision as they add up."""
-    return torch.zeros_like(parameter, dtype=widen(parameter.new_empty(0)).dtype)
+    return torch.zeros_like(parameter, dtype=upcast(parameter.new_empty(0)).dtype)
 
 
-def _add_product(total: torch.Tensor, slope: torch.Tensor, hidden: torch.Tensor) -> None:
-    """total [V, D] += slopeᵀ hidden; where the product has another dtype than the total, a block of the vocabulary at a time."""
-    if slope.dtype == total.dtype:
-        total.addmm_(slope.t(), hidden)
+def _add_product(total: torch.Tensor, gradient: torch.Tensor, hidden: torch.Tensor) -> None:
+    """total [V, D] += gradientᵀ hidden; where the product has another dtype than the total, a block of the vocabulary at a time."""
+    if gradient.dtype == total.dtype:
+        total.addmm_(gradient.t(), hidden)
         return
     for block in _blocks(total):
-        total[block] += slope[:, block].t() @ hidden
+        total[block] += gradient[:, block].t() @ hidden
 
 
 def affordable(hidden: torch.Tensor, head: torch.nn.Module) -> int:

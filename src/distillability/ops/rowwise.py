@@ -37,10 +37,10 @@ class _Rowwise(torch.autograd.Function):
         values = []
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[1] else None
         for rows in _blocks(logits):
-            found, slope = rule(logits[rows], *(other[rows] for other in others))
+            found, differentiate = rule(logits[rows], *(other[rows] for other in others))
             values.append(found)
             if gradient is not None:
-                gradient[rows] = slope()
+                gradient[rows] = differentiate()
         ctx.save_for_backward(gradient)
         return torch.cat(values)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-__all__ = ["gathered", "is_sharded", "load_whole", "most_anywhere", "through_wrapper"]
+__all__ = ["gathered", "is_sharded", "load_whole", "most_anywhere", "redirect_forward"]
 
 
 def is_sharded(module: torch.nn.Module) -> bool:
@@ -33,10 +33,10 @@ def most_anywhere(n: int, device: torch.device) -> int:
 
 def gathered(model: torch.nn.Module, work: Callable[[], torch.Tensor]) -> torch.Tensor:
     """`work()`, which reads parts of `model` or all of it, where its layers are gathered as they are reached."""
-    return through_wrapper(model, model, work) if is_sharded(model) else work()
+    return redirect_forward(model, model, work) if is_sharded(model) else work()
 
 
-def through_wrapper(wrapper: torch.nn.Module, model: torch.nn.Module, work: Callable[[], torch.Tensor]) -> torch.Tensor:
+def redirect_forward(wrapper: torch.nn.Module, model: torch.nn.Module, work: Callable[[], torch.Tensor]) -> torch.Tensor:
     """`work()`, run as the forward pass of `wrapper`, which has `model` inside or is `model` itself.
 
     A wrapper for several processes gathers parameters before its forward pass and readies the exchange of gradients after it; whoever calls

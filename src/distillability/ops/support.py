@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from distillability.ops.divergences import require_same_shape
-from distillability.ops.logprobs import widen
+from distillability.ops.logprobs import upcast
 
 __all__ = ["on_top_k"]
 
@@ -32,7 +32,7 @@ def on_top_k(
     if k >= teacher_logits.shape[-1]:
         student = student_logits if rest else _on_support(student_logits, teacher_logits)
         return divergence(teacher_logits=teacher_logits, student_logits=student)
-    log_p, log_q = (widen(logits).log_softmax(-1) for logits in (teacher_logits, student_logits))
+    log_p, log_q = (upcast(logits).log_softmax(-1) for logits in (teacher_logits, student_logits))
     places = log_p.topk(k, dim=-1, sorted=False).indices
     teacher, student = (_gathered(logprobs, places, rest) for logprobs in (log_p, log_q))
     return divergence(teacher_logits=teacher, student_logits=student if rest else _on_support(student, teacher))
@@ -49,6 +49,6 @@ def _gathered(logprobs: torch.Tensor, places: torch.Tensor, rest: bool) -> torch
     if not rest:
         return inside
     others = logprobs.scatter(-1, places, -math.inf)
-    none = others.isneginf().all(-1, keepdim=True)  # whose logarithm has no slope
+    none = others.isneginf().all(-1, keepdim=True)  # whose logarithm has no gradient
     outside = others.masked_fill(none, 0.0).logsumexp(-1, keepdim=True).masked_fill(none, -math.inf)
     return torch.cat((inside, outside), -1)

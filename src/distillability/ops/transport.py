@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from distillability.ops.logprobs import widen
+from distillability.ops.logprobs import upcast
 from distillability.ops.rowwise import Slope, rowwise
 
 __all__ = ["sorted_distance"]
@@ -30,14 +30,14 @@ def sorted_distance(*, teacher_logits: torch.Tensor, student_logits: torch.Tenso
 
 def _rule(student: torch.Tensor, teacher: torch.Tensor) -> tuple[torch.Tensor, Slope]:
     speaks = ~teacher.isneginf().all(-1, keepdim=True)
-    p = widen(teacher).masked_fill(~speaks, 0.0).softmax(-1).sort(-1, descending=True).values
-    q = widen(student).softmax(-1)
+    p = upcast(teacher).masked_fill(~speaks, 0.0).softmax(-1).sort(-1, descending=True).values
+    q = upcast(student).softmax(-1)
     ranked, tokens = q.sort(-1, descending=True)
     width = max(p.shape[-1], q.shape[-1])
     gap = pad(ranked, (0, width - q.shape[-1])) - pad(p, (0, width - p.shape[-1]))
 
-    def slope() -> torch.Tensor:
+    def gradient() -> torch.Tensor:
         side = torch.empty_like(q).scatter_(-1, tokens, gap[:, : q.shape[-1]].sign()).mul_(speaks)
         return side.sub_((q * side).sum(-1, keepdim=True)).mul_(q)
 
-    return gap.abs().sum(-1).mul_(speaks[:, 0]), slope
+    return gap.abs().sum(-1).mul_(speaks[:, 0]), gradient

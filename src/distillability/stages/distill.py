@@ -13,7 +13,7 @@ from distillability.runs.jobs import Job
 from distillability.runs.paths import signals_file, traces_file
 from distillability.runs.processes import is_main
 from distillability.runs.students import Student, students
-from distillability.stages.traces import buy_traces, load_traces
+from distillability.stages.traces import load_traces, sample_traces
 from distillability.training.checkpoints import last_checkpoint
 from distillability.training.distill_student import StudentSettings, distill_student
 from distillability.training.teacher_signals import RecordedSignals
@@ -34,7 +34,7 @@ def trace_jobs(context: TaskContext) -> list[Job]:
         proof = traces_file(context.run, context.task_name, source, calibration).with_suffix(".done.json")
         arguments = {"context": context, "source_name": source, "calibration": calibration, "queries": queries, "proof": proof}
         title = f"{context.task_name}: {queries} traces of {source}"
-        jobs.append(Job(title, proof, "traces", buy_traces, arguments | {"recorded": recorded}))
+        jobs.append(Job(title, proof, "traces", sample_traces, arguments | {"recorded": recorded}))
     return jobs
 
 

@@ -96,7 +96,7 @@ def _arm_problems(recipe: Recipe) -> Iterator[Problem]:
                 yield from _gold_problems(where, name, arm.objectives)
         by_text = [objective for objective in arm.objectives if objective in ANY_TOKENIZER_OBJECTIVES]
         if arm.on_policy_share and by_text:
-            what = f"{', '.join(by_text)} would learn a student's own texts by heart: cross-entropy is for the teacher's"
+            what = f"{', '.join(by_text)} use cross-entropy, which has no teacher signal on the student's own samples"
             yield Problem(f"{where}.on_policy_share", what, f"give {', '.join(by_text)} an arm with on_policy_share = 0")
         for key, factors in (("queries", arm.queries), ("steps", arm.steps)):
             if not factors or min(factors) <= 0:

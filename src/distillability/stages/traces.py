@@ -20,10 +20,10 @@ from distillability.runs.paths import signals_file, traces_file
 from distillability.training.teacher_signals import record_signals
 from distillability.types import Prompt, Trace, complete_traces
 
-__all__ = ["buy_traces", "draw_traces", "load_traces"]
+__all__ = ["draw_traces", "load_traces", "sample_traces"]
 
 
-def buy_traces(context: TaskContext, source_name: str, calibration: int | None, queries: int, recorded: int, proof: Path) -> int:
+def sample_traces(context: TaskContext, source_name: str, calibration: int | None, queries: int, recorded: int, proof: Path) -> int:
     """Write `queries` traces of one source, graded, and record what the teacher says along the first `recorded` of them.
 
     Returns:

@@ -37,10 +37,10 @@ from distillability.objectives import Objective
 from distillability.ops.align import IGNORE, next_token_positions
 from distillability.ops.projection import affordable, projected_sum
 from distillability.ops.reduce import global_mean
-from distillability.ops.sharding import through_wrapper
+from distillability.ops.sharding import redirect_forward
 from distillability.training.checkpoints import MetricsFile, last_checkpoint
 from distillability.training.devices import on_one_device
-from distillability.training.teacher_alignment import Heard, Said, at_places, heard_traces, said_of, spoken_share
+from distillability.training.teacher_alignment import AlignedTrace, TeacherSignal, align_traces, aligned_share, at_places, signal_at
 from distillability.training.teacher_signals import Example, RecordedSignals, encode_trace
 from distillability.types import Trace
 
@@ -68,21 +68,21 @@ class StudentSettings:
 class _Traces(Dataset[dict[str, Any]]):
     """Rows of a batch: a trace as the student reads it and as the teacher does, and what was recorded of it."""
 
-    def __init__(self, examples: Sequence[Example], heard: Sequence[Heard], signals: RecordedSignals | None):
-        self.examples, self.heard, self.signals = examples, heard, signals
+    def __init__(self, examples: Sequence[Example], aligned: Sequence[AlignedTrace], signals: RecordedSignals | None):
+        self.examples, self.aligned, self.signals = examples, aligned, signals
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row: dict[str, Any] = {"example": self.examples[index], "heard": self.heard[index]}
+        row: dict[str, Any] = {"example": self.examples[index], "aligned": self.aligned[index]}
         if self.signals is None:
             return row
-        rows, places = self.signals.rows(index), self.heard[index].places
+        rows, places = self.signals.rows(index), self.aligned[index].places
         if places is None:
             return row | {"teacher": rows}
-        said, silent = at_places(rows, places)
-        return row | {"teacher": said, "silent": silent}
+        signal, unaligned = at_places(rows, places)
+        return row | {"teacher": signal, "unaligned": unaligned}
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ class _Texts:
     """A batch's texts as both read them; wrapped, since whatever moves a batch visits all numbers of lists."""
 
     examples: list[Example]
-    heard: list[Heard]
+    aligned: list[AlignedTrace]
 
 
 def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
-    """input_ids, attention_mask, labels [B, T], right-padded; teacher [N, V or D] and silent [N] in the order of the valid positions."""
+    """input_ids, attention_mask, labels [B, T], right-padded; teacher [N, V or D] and unaligned [N] in the order of the valid positions."""
     examples: list[Example] = [row["example"] for row in rows]
     ids = pad_sequence([torch.tensor(example.ids) for example in examples], batch_first=True, padding_value=pad)
     column, prompt = torch.arange(ids.shape[1]), torch.tensor([[len(example.prompt)] for example in examples])
@@ -103,9 +103,9 @@ def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
         "input_ids": ids,
         "attention_mask": there.long(),
         "labels": ids.masked_fill(~there | (column < prompt), IGNORE),
-        "texts": _Texts(examples, [row["heard"] for row in rows]),
+        "texts": _Texts(examples, [row["aligned"] for row in rows]),
     }
-    for name in ("teacher", "silent"):
+    for name in ("teacher", "unaligned"):
         if name in rows[0]:
             batch[name] = torch.cat([row[name] for row in rows])
     return batch
@@ -133,36 +133,36 @@ class _StudentTrainer(Trainer):
         def mean() -> torch.Tensor:  # divided inside: a wrapper may round what comes out, and with it the gradient of what is done to it
             return global_mean(self._sum(student, inputs, rows, columns, targets), n_tokens, world_size=self.args.world_size)
 
-        loss = through_wrapper(model, student, mean)
+        loss = redirect_forward(model, student, mean)
         return (loss, {}) if return_outputs else loss
 
     def _sum(self, student: Any, inputs: dict[str, Any], rows: torch.Tensor, columns: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The objective over all positions; no logits of the whole batch exist at any time."""
         where = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "rows": rows, "columns": columns}
         with self.accelerator.autocast():
-            said = self._said(inputs) if self.objective.needs_teacher_logits else None
+            signal = self._teacher_signal(inputs) if self.objective.needs_teacher_logits else None
             states, head = states_and_head(student, plain_head=self.plain_head["student"], **where)
             chunk = None
-            if said is not None and self.objective.crosses_tokenizers:  # both vocabularies are sorted
-                chunk = max(1, min(affordable(states, head), affordable(said.states, said.head)) // _SORTED)
+            if signal is not None and self.objective.crosses_tokenizers:  # both vocabularies are sorted
+                chunk = max(1, min(affordable(states, head), affordable(signal.states, signal.head)) // _SORTED)
 
             def loss(logits: torch.Tensor, part: slice) -> torch.Tensor:
-                of_teacher = None if said is None else said.logits(part)
+                of_teacher = None if signal is None else signal.logits(part)
                 return self.objective(student_logits=logits, teacher_logits=of_teacher, target_ids=targets[part])
 
             return projected_sum(states, head, loss, chunk=chunk)
 
     @torch.no_grad()
-    def _said(self, inputs: dict[str, Any]) -> Said:
+    def _teacher_signal(self, inputs: dict[str, Any]) -> TeacherSignal:
         """What was recorded, or what the live teacher says in its own template."""
         if "teacher" in inputs:
-            return Said(inputs["teacher"], self.recorded_head, inputs.get("silent"))
+            return TeacherSignal(inputs["teacher"], self.recorded_head, inputs.get("unaligned"))
         if self.teacher is None:
             raise ValueError(f"{self.objective.name} needs recorded teacher signals or a live teacher")
-        heard: list[Heard] = inputs["texts"].heard
-        where, _ = right_padded([each.text for each in heard], self.teacher.tokenizer, self.teacher.device)
+        aligned: list[AlignedTrace] = inputs["texts"].aligned
+        where, _ = right_padded([each.text for each in aligned], self.teacher.tokenizer, self.teacher.device)
         states, head = states_and_head(self.teacher.model, plain_head=self.plain_head["teacher"], **where)
-        return said_of(states, head, heard)
+        return signal_at(states, head, aligned)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Swap in the student's own completions before tokens are counted, so that the divisor counts what is learnt from."""
@@ -179,8 +179,8 @@ class _StudentTrainer(Trainer):
         prompts = [example.prompt for example in texts.examples]
         completions = complete_ids(self.student, prompts, decoding="sampled", max_new_tokens=self.settings.max_completion_length, seed=seed)
         rows = [
-            {"example": Example(prompt, ids), "heard": Heard(Example(each.text.prompt, ids))}
-            for prompt, ids, each in zip(prompts, completions, texts.heard, strict=True)
+            {"example": Example(prompt, ids), "aligned": AlignedTrace(Example(each.text.prompt, ids))}
+            for prompt, ids, each in zip(prompts, completions, texts.aligned, strict=True)
         ]
         return _collate(rows, self.student.tokenizer.pad_token_id)
 
@@ -216,13 +216,13 @@ def distill_student(
 
     Args:
         traces: complete ones only (no truncated text is a target).
-        signals: what the teacher said, of exactly these traces; None where the objective needs nothing or `teacher` is live.
+        signals: what the teacher signal, of exactly these traces; None where the objective needs nothing or `teacher` is live.
         teacher: asked at every step where nothing is recorded, and for the student's own completions. Of the student's vocabulary, unless
             the objective crosses tokenizers.
-        recorded_by: the tokenizer of who said `signals`, where the objective crosses tokenizers.
+        recorded_by: the tokenizer of who signal `signals`, where the objective crosses tokenizers.
 
     Returns:
-        steps, seconds, tokens of the traces seen (all visits counted); `spoken_share` where the teacher's tokens are others.
+        steps, seconds, tokens of the traces seen (all visits counted); `aligned_share` where the teacher's tokens are others.
     """
     if any(trace.truncated for trace in traces) or not traces:
         raise ValueError("a student learns from complete traces, at least one")
@@ -242,7 +242,7 @@ def distill_student(
         "steps": steps,
         "seconds": time.perf_counter() - record.started,
         "tokens": round(mean_length * rows_seen),
-        **spoken_share(trainer.train_dataset.heard),
+        **aligned_share(trainer.train_dataset.aligned),
     }
 
 
@@ -259,14 +259,14 @@ def student_trainer(
 ) -> _StudentTrainer:
     """The trainer behind `distill_student`, ready to train."""
     if objective.crosses_tokenizers and settings.on_policy_share:
-        raise ValueError(f"{objective.name} would learn the student's own texts by heart")
+        raise ValueError(f"{objective.name} has no teacher signal on the student's own samples")
     examples = [encode_trace(student, trace) for trace in traces]
     models = {"student": student, "teacher": teacher}
     plain_head = {role: has_plain_head(loaded.model) for role, loaded in models.items() if loaded is not None}
     trainer = _StudentTrainer(
         model=_aligned(student).train(),
         args=on_one_device(_training_arguments(settings, student, autocast_dtype, folder)),
-        train_dataset=_Traces(examples, heard_traces(student, objective, traces, examples, signals, teacher, recorded_by), signals),
+        train_dataset=_Traces(examples, align_traces(student, objective, traces, examples, signals, teacher, recorded_by), signals),
         data_collator=lambda rows: _collate(rows, student.tokenizer.pad_token_id),
         processing_class=student.tokenizer,
     )
@@ -279,12 +279,12 @@ def student_trainer(
 
 def _aligned(student: LoadedModel) -> PreTrainedModel:
     """The model, its configuration naming the tokenizer's special tokens: a trainer sees to that too, and warns of it at every student."""
-    said = transformers_logging.get_verbosity()
+    signal = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
         align_special_tokens(student.model, student.tokenizer)
     finally:
-        transformers_logging.set_verbosity(said)
+        transformers_logging.set_verbosity(signal)
     return student.model
 
 

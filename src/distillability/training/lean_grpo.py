@@ -21,7 +21,7 @@ from distillability.models.head import has_plain_head, states_and_head
 from distillability.ops.logprobs import chosen_logprobs, token_logprobs
 from distillability.ops.policy_loss import clipped_token_loss, k3
 from distillability.ops.projection import projected_sum
-from distillability.ops.sharding import is_sharded, through_wrapper
+from distillability.ops.sharding import is_sharded, redirect_forward
 
 __all__ = ["LeanGRPOTrainer", "frozen_reference"]
 
@@ -96,7 +96,7 @@ class LeanGRPOTrainer(GRPOTrainer):
             most_rows = batch_size or len(input_ids)
             positions = _positions(input_ids, attention_mask, logits_to_keep, None, most_rows, fixed=is_sharded(model))
             inner = self.accelerator.unwrap_model(model)
-            found = through_wrapper(model, inner, lambda: self._chosen(inner, positions))
+            found = redirect_forward(model, inner, lambda: self._chosen(inner, positions))
             logprobs = positions.spread(found, logits_to_keep)
             output = logprobs, None, None
         if torch.is_grad_enabled():
@@ -162,7 +162,7 @@ class LeanGRPOTrainer(GRPOTrainer):
         if self.model.training:
             normalizer = normalizer * self.current_gradient_accumulation_steps / self.args.steps_per_generation
         # Divided inside: a wrapper may round what comes out, and with it the gradient of what is done to it.
-        loss = through_wrapper(model, inner, lambda: self._weighted_sum(inner, positions, inputs, logprobs) / normalizer)
+        loss = redirect_forward(model, inner, lambda: self._weighted_sum(inner, positions, inputs, logprobs) / normalizer)
         self._log_token_means(positions, inputs, logprobs)
         return loss, positions.spread(logprobs, width)
 
