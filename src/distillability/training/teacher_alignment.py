@@ -1,4 +1,4 @@
-"""A teacher's traces as it reads them itself, and what it says at the positions of a student whose tokens may be others."""
+"""Alignment of a teacher's positions with those of a student that may use another tokenizer."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ __all__ = ["AlignedTrace", "TeacherSignal", "align_traces", "aligned_share", "at
 
 @dataclass(frozen=True)
 class AlignedTrace:
-    """A trace as the teacher reads it, and for each token of the student's which of its rows speaks of it, UNALIGNED where none does.
+    """A trace tokenised by the teacher.
 
-    places is None where they are one to one.
+    Attributes:
+        text: the prompt and completion in the teacher's tokens.
+        places: for each student token the index of the aligned teacher position, UNALIGNED where there is none; None where positions
+            are one to one.
     """
 
     text: Example
@@ -33,12 +36,12 @@ class AlignedTrace:
 
 
 class TeacherSignal:
-    """What the teacher says at the student's positions.
+    """The teacher's logits at the student's positions.
 
     Args:
         states: [N, …] of the teacher, or recorded of it.
-        head: makes logits of them.
-        unaligned: [N] where it says nothing; None where it speaks everywhere.
+        head: maps states to logits.
+        unaligned: [N] True where no teacher position is aligned; None where all are.
     """
 
     def __init__(self, states: torch.Tensor, head: torch.nn.Module, unaligned: torch.Tensor | None):
@@ -47,13 +50,13 @@ class TeacherSignal:
 
     @torch.no_grad()
     def logits(self, part: slice) -> torch.Tensor:
-        """[n, V] at some of the positions, −∞ where it is unaligned."""
+        """[n, V] at some of the positions, −∞ at those without an aligned teacher position."""
         logits = self.project(self.states[part])
         return logits if self.unaligned is None else logits.masked_fill(self.unaligned[part, None], -torch.inf)
 
 
 def signal_at(states: torch.Tensor, head: torch.nn.Module, aligned: Sequence[AlignedTrace]) -> TeacherSignal:
-    """Of states [M, …] at all of the teacher's own positions, text after text, those at the student's."""
+    """The teacher's signal at the student's positions, from states [M, …] at all of the teacher's positions, text after text."""
     before = accumulate((len(each.text.completion) for each in aligned), initial=0)
     places = [
         UNALIGNED if place == UNALIGNED else row + place for row, each in zip(before, aligned, strict=False) for place in each.places or ()
@@ -65,7 +68,7 @@ def signal_at(states: torch.Tensor, head: torch.nn.Module, aligned: Sequence[Ali
 
 
 def at_places(rows: torch.Tensor, places: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """[n, …] of the rows at `places` [n], anything at UNALIGNED, and [n] where that is."""
+    """Rows [n, …] at `places` [n] (arbitrary at UNALIGNED), and a mask [n] of the unaligned ones."""
     index = torch.tensor(places, device=rows.device)
     return rows[index.clamp_min(0)], index == UNALIGNED
 
@@ -79,10 +82,10 @@ def align_traces(
     teacher: LoadedModel | None,
     recorded_by: PreTrainedTokenizerBase | None,
 ) -> list[AlignedTrace]:
-    """The traces as the teacher reads them; the student's own reading where nobody is asked or both read alike.
+    """The traces in the teacher's tokens; in the student's where no teacher logits are used or both tokenizers agree.
 
     Raises:
-        UserError: of most texts the two tokenizers do not spell the same.
+        UserError: the two tokenizers encode fewer than half of the texts to the same characters.
     """
     prompts = [example.prompt for example in examples]
     if teacher is not None:
@@ -94,19 +97,19 @@ def align_traces(
     for index, (prompt, example, trace) in enumerate(zip(prompts, examples, traces, strict=True)):
         completion, places = in_other_tokens(student.tokenizer, other, example.completion, trace.text)
         if signals is not None and len(signals.rows(index)) != len(completion):
-            raise ValueError(f"what was recorded of {trace.prompt_id} was not signal by the tokenizer that is asked now")
+            raise ValueError(f"the recorded signal of {trace.prompt_id} has another length than its text under the teacher's tokenizer")
         aligned.append(AlignedTrace(Example(prompt, completion), places))
     whole = sum(each.places[-1] != UNALIGNED for each in aligned if each.places)
     if 2 * whole < len(aligned):
         raise UserError.single(
             student.reference,
-            f"its tokenizer and the teacher's spell only {whole} of {len(aligned)} texts alike, and of the others the teacher cannot speak",
-            "use seqkd for this pair, or a student whose tokenizer gives texts back as they are",
+            f"its tokenizer and the teacher's align on only {whole} of {len(aligned)} texts; the others have no teacher signal",
+            "use seqkd for this pair, or a student whose tokenizer decodes its ids to the same text",
         )
     return aligned
 
 
 def aligned_share(aligned: Sequence[AlignedTrace]) -> dict[str, float]:
-    """The share of the student's tokens that the teacher speaks of, where their tokenizers are two."""
+    """The share of student tokens with an aligned teacher position, where the tokenizers differ."""
     places = [place for each in aligned for place in each.places or ()]
     return {"aligned_share": sum(place != UNALIGNED for place in places) / len(places)} if places else {}
