@@ -291,9 +291,9 @@ def test_nothing_is_recorded_that_memory_cannot_keep(wide: dict[str, Path], monk
     signals = _record(teacher, TRACES)
     assert signals.weight is not None
     n_bytes = signals.values.nbytes + signals.weight.nbytes
-    monkeypatch.setattr(signals_module, "_LARGEST_RECORD_BYTES", n_bytes)
+    monkeypatch.setattr(signals_module, "LARGEST_RECORD_BYTES", n_bytes)
     assert record_signals(teacher, TRACES) is not None
-    monkeypatch.setattr(signals_module, "_LARGEST_RECORD_BYTES", n_bytes - 1)
+    monkeypatch.setattr(signals_module, "LARGEST_RECORD_BYTES", n_bytes - 1)
     assert record_signals(teacher, TRACES) is None
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from command_line import ROOT, run
+from distillability.budgets import DECODED_AT_ONCE, chunk_bytes
 from distillability.config.load import load_recipe
 from distillability.config.recipe import Recipe
 from distillability.errors import UserError
@@ -17,8 +19,9 @@ from distillability.files import write_jsonl
 from distillability.models.facts import read_facts
 from distillability.models.lengths import prompt_tokens
 from distillability.models.shape import ModelShape, model_shape
+from distillability.ops.projection import affordable
 from distillability.planning.hardware import Hardware, named_hardware, this_machine
-from distillability.planning.memory import Memory, training_activations
+from distillability.planning.memory import Memory, logits_chunk, training_activations
 from distillability.planning.plan import Assumptions, Plan, plan_recipe
 from distillability.planning.stage_work import Line, elapsed
 from distillability.planning.work import Work, backward, decode, forward, optimiser_step, project
@@ -149,6 +152,24 @@ def test_parts_of_the_lab_by_hand() -> None:
     held = plan.memory["maths"]["calibrate"]
     assert held.stays["policy"] == held.stays["reference"] == 4 * 856_192
     assert held.stays["optimiser state"] == 8 * 856_192
+
+
+def test_rollouts_hold_no_more_completions_than_are_decoded_at_once() -> None:
+    def rollouts(prompts: int) -> dict[str, float]:
+        plan = _lab(overrides=(f"calibrate.prompts_per_step={prompts}",), prompt_length=20, completion_length=30)
+        return plan.memory["maths"]["calibrate"].phases["rollouts"]
+
+    few, some, many = rollouts(50), rollouts(100), rollouts(1000)  # groups of eight: 400, 800 and 8,000 completions
+    assert few["keys and values"] * DECODED_AT_ONCE / 400 == pytest.approx(some["keys and values"])
+    assert many == some
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_chunk_of_logits_is_as_large_in_a_plan_as_in_the_loss(device: str) -> None:
+    hidden, head = torch.empty(1, 4, device=device), torch.nn.Linear(4, 1 << 10, device=device)
+    on_accelerator = device != "cpu"
+    in_the_loss = affordable(hidden, head) * head.out_features * hidden.itemsize
+    assert logits_chunk(_shape(), accelerator=on_accelerator) == 4 * in_the_loss == 4 * chunk_bytes(accelerator=on_accelerator)
 
 
 def test_gold_texts_are_drawn_from_nobody() -> None:

@@ -11,6 +11,7 @@ from functools import cache, partial
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from distillability.budgets import DECODED_AT_ONCE
 from distillability.errors import UserError
 from distillability.inference.decoder import Decoder
 from distillability.models.batch import context_length
@@ -55,7 +56,7 @@ def complete(
     prefills: Sequence[str] | None = None,
     demonstrations: Sequence[tuple[str, str]] = (),
     temperature: float = 1.0,
-    batch_size: int = 500,
+    batch_size: int = DECODED_AT_ONCE,
     autocast_dtype: torch.dtype | None = None,
 ) -> Completions:
     """Complete every prompt, greedily or by sampling from the whole distribution.
@@ -110,7 +111,7 @@ def complete_ids(
     max_new_tokens: int,
     seed: int | None = None,
     temperature: float = 1.0,
-    batch_size: int = 500,
+    batch_size: int = DECODED_AT_ONCE,
     autocast_dtype: torch.dtype | None = None,
 ) -> list[list[int]]:
     """The new token ids of each prompt, its end of turn included where it came.

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distillability.budgets import SCORER_TOKENS
 from distillability.errors import UserError
 from distillability.models.batch import context_length, right_padded
 from distillability.models.chat import end_of_turn_id, rendered_once, round_trip_ids
@@ -65,7 +66,7 @@ class Scorer:
         tokenizer: PreTrainedTokenizerBase,
         *,
         wrapper: torch.nn.Module | None = None,
-        max_tokens_per_batch: int = 16384,
+        max_tokens_per_batch: int = SCORER_TOKENS,
         autocast_dtype: torch.dtype | None = None,
     ):
         self.model, self.wrapper = model, wrapper or model

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from distillability.budgets import SCORED_POSITIONS
 from distillability.ops.rowwise import Slope, rowwise
 from distillability.ops.sharding import is_sharded, most_anywhere
 
 __all__ = ["chosen_logprobs", "token_logprobs", "upcast"]
 
 
-def chosen_logprobs(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor, chunk: int = 1024) -> torch.Tensor:
+def chosen_logprobs(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor, chunk: int = SCORED_POSITIONS) -> torch.Tensor:
     """log softmax(head(hidden))[target], position by position.
 
     Args:

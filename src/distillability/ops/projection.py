@@ -14,6 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from distillability.budgets import accelerator_scaled, chunk_bytes
 from distillability.ops.logprobs import upcast
 from distillability.ops.sharding import is_sharded, most_anywhere
 
@@ -22,9 +23,7 @@ __all__ = ["ChunkLoss", "affordable", "computed_in", "projected", "projected_sum
 # (logits [n, V] of some positions, which positions) → the sum of their losses, a scalar.
 ChunkLoss = Callable[[torch.Tensor, slice], torch.Tensor]
 
-# On a processor; sixteen times as much on an accelerator, which needs large products to be fast.
-_CHUNK_BYTES = 1 << 25  # of logits at once
-_BLOCK = 1 << 11  # of the vocabulary; what is made of as much of a weight stays in the cache until it is used
+_BLOCK = 1 << 11  # of the vocabulary, on a processor; what is made of as much of a weight stays in the cache until it is used
 
 
 def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, *, chunk: int | None = None) -> torch.Tensor:
@@ -37,7 +36,7 @@ def projected_sum(hidden: torch.Tensor, head: torch.nn.Module, loss: ChunkLoss, 
             tensors it takes at that slice, and they get no gradient. To hand out values position by position it may write them, detached,
             into a buffer [N] of its caller at the same slice; it must not mind being called again for the same chunk, as happens where
             the head is sharded.
-        chunk: positions at a time; None for as many as keep a chunk's logits at 32 MiB.
+        chunk: positions at a time; None for as many as keep a chunk's logits within `budgets.chunk_bytes`.
 
     Returns:
         The sum, float32 (float64 where `hidden` is); 0 where N is. It can be differentiated once.
@@ -220,15 +219,15 @@ def affordable(hidden: torch.Tensor, head: torch.nn.Module) -> int:
     if vocabulary is None:
         with torch.no_grad():
             vocabulary = head(hidden[:1]).shape[-1]
-    return max(1, _scaled(_CHUNK_BYTES, hidden) // (computed_in(hidden).itemsize * max(1, vocabulary)))
+    return max(1, chunk_bytes(accelerator=_on_accelerator(hidden)) // (computed_in(hidden).itemsize * max(1, vocabulary)))
 
 
 def _blocks(weight: torch.Tensor) -> list[slice]:
-    return _chunks(len(weight), _scaled(_BLOCK, weight))
+    return _chunks(len(weight), accelerator_scaled(_BLOCK, accelerator=_on_accelerator(weight)))
 
 
-def _scaled(size: int, where: torch.Tensor) -> int:
-    return size if where.device.type == "cpu" else 16 * size
+def _on_accelerator(tensor: torch.Tensor) -> bool:
+    return tensor.device.type != "cpu"
 
 
 def _chunks(n: int, size: int) -> list[slice]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from distillability.budgets import SCORED_POSITIONS, chunk_bytes
 from distillability.models.shape import ModelShape
 
 __all__ = ["Memory", "inference_activations", "logits_chunk", "training_activations"]
 
-_CHUNK_BYTES = {False: 1 << 25, True: 1 << 29}  # of logits in `ops/projection.py`, on a processor and on an accelerator
 _COPIES_OF_A_CHUNK = 4  # logits, probabilities of student and teacher, the gradient
-_SCORED_POSITIONS = 1024  # projected at a time in `ops/logprobs.py`
 
 
 @dataclass(frozen=True)
@@ -60,5 +59,5 @@ def inference_activations(shape: ModelShape, *, tokens: float, length: float, fu
 def logits_chunk(shape: ModelShape, *, accelerator: bool, scoring: bool = False) -> float:
     """Logits that exist at once and what is made of them, in training or in scoring texts."""
     if scoring:
-        return 3 * 4 * _SCORED_POSITIONS * shape.vocab_size
-    return _COPIES_OF_A_CHUNK * _CHUNK_BYTES[accelerator]
+        return 3 * 4 * SCORED_POSITIONS * shape.vocab_size
+    return _COPIES_OF_A_CHUNK * chunk_bytes(accelerator=accelerator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distillability.budgets import DECODED_AT_ONCE, SCORED_TEXTS, SCORER_TOKENS
 from distillability.config.recipe import TEXT_OBJECTIVES
 from distillability.planning.memory import Memory, inference_activations, logits_chunk, training_activations
 from distillability.planning.task import PlannedTask
@@ -10,8 +11,6 @@ __all__ = ["memory_of"]
 
 _PROCESS_BYTES = 0.7e9  # Python and its libraries, or a device's context
 _COMPILED_BYTES = 0.4e9  # by oneDNN on a processor: code and scratch space for every shape of a half-precision product
-_SCORER_TOKENS = 16_384
-_SCORED_TEXTS = 1000  # of a teacher, in the evaluate stage
 _VLLM_SHARE = 0.3  # of a device's memory, TRL's default
 
 
@@ -42,7 +41,7 @@ def _calibrate(task: PlannedTask) -> Memory:
     micro_batch = min(rows, settings.per_device_train_batch_size or rows)
     phases = {"scoring": _scoring(task, rows * differ), "update": _update(task, "teacher", micro_batch * differ)}
     if not settings.use_vllm:
-        phases["rollouts"] = _decoding(task, rows, differ)
+        phases["rollouts"] = _decoding(task, min(rows, DECODED_AT_ONCE), differ)
     elif settings.vllm_mode == "colocate":
         stays["vLLM's share"] = _VLLM_SHARE * task.hardware.memory
     return Memory(stays, phases, kept=not task.hardware.is_accelerator)
@@ -52,7 +51,7 @@ def _sample(task: PlannedTask) -> Memory:
     """Buying traces and evaluating: one model at a time, at most a teacher."""
     rows = task.recipe.evaluate.batch_size
     stays = {"process": _PROCESS_BYTES, "teacher": 4.0 * task.shape("teacher").n_weights} | _compiled(task)
-    phases = {"rollouts": _decoding(task, rows, 1.0), "scoring": _scoring(task, _SCORED_TEXTS)}
+    phases = {"rollouts": _decoding(task, rows, 1.0), "scoring": _scoring(task, SCORED_TEXTS)}
     return Memory(stays, phases, kept=not task.hardware.is_accelerator)
 
 
@@ -94,7 +93,7 @@ def _update(task: PlannedTask, role: str, rows: float) -> dict[str, float]:
 
 def _scoring(task: PlannedTask, rows: float) -> dict[str, float]:
     shape, lengths, fused = task.shape("teacher"), task.lengths("teacher"), task.hardware.is_accelerator
-    tokens = min(_SCORER_TOKENS, rows * lengths.whole)
+    tokens = min(SCORER_TOKENS, rows * lengths.whole)
     return {
         "activations": inference_activations(shape, tokens=tokens, length=lengths.whole, fused_attention=fused),
         "logits chunk": logits_chunk(shape, accelerator=fused, scoring=True),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from distillability.budgets import DECODED_AT_ONCE, SCORED_TEXTS, SCORER_TOKENS
 from distillability.config.recipe import TEXT_OBJECTIVES
 from distillability.config.sources import parse_source
 from distillability.planning.hardware import Hardware
@@ -19,9 +20,6 @@ __all__ = ["Line", "StageName", "elapsed", "lines_of"]
 StageName = Literal["calibrate", "traces", "students", "evaluate"]
 _Asked = Literal["from traces", "from recorded states", "asking the teacher"]
 
-_SCORED_TEXTS = 1000  # of a teacher, in the evaluate stage
-_SCORER_TOKENS = 16_384  # padded tokens that a scorer forwards at once
-_DECODED_AT_ONCE = 500
 _UPDATE_PASSES = 4  # groups of rows of like length in an update
 
 
@@ -81,10 +79,10 @@ def _line(task: PlannedTask, stage: StageName, part: str, job: Work, jobs: int, 
 
 
 def _score(task: PlannedTask, role: str, rows: float) -> Work:
-    return task.forward(role, rows=rows, passes=max(1.0, rows * task.lengths(role).whole / _SCORER_TOKENS))
+    return task.forward(role, rows=rows, passes=max(1.0, rows * task.lengths(role).whole / SCORER_TOKENS))
 
 
-def _decode(task: PlannedTask, role: str, prompts: float, samples: float = 1, batch: float = _DECODED_AT_ONCE) -> Work:
+def _decode(task: PlannedTask, role: str, prompts: float, samples: float = 1, batch: float = DECODED_AT_ONCE) -> Work:
     """`samples` completions of each prompt, `batch` in all at once; those of a prompt that are equal are decoded once."""
     lengths, differ = task.lengths(role), task.distinct(samples)
     return decode(
@@ -136,7 +134,7 @@ def _rollouts(task: PlannedTask) -> Work:
     """Of one step; the accuracy floor's measurements are spread over all."""
     settings = task.recipe.calibrate
     prompts, group = settings.prompts_per_step, settings.num_generations
-    step = _decode(task, "teacher", prompts, group, batch=prompts * group)
+    step = _decode(task, "teacher", prompts, group)
     if settings.accuracy_floor is None:
         return step
     return step + _decode(task, "teacher", settings.accuracy_floor.completions) * (1 / settings.accuracy_floor.eval_steps)
@@ -210,7 +208,7 @@ def _evaluate(task: PlannedTask) -> Iterator[Line]:
     teachers = 1 + len(calibrate.teachers) * calibrate.calibrations
     job = _decode(task, "teacher", settings.teacher_prompts, batch=settings.batch_size)
     if settings.teacher_samples:
-        texts = min(_SCORED_TEXTS, settings.teacher_prompts)
+        texts = min(SCORED_TEXTS, settings.teacher_prompts)
         job = job + _decode(task, "teacher", settings.teacher_prompts, settings.teacher_samples, settings.batch_size)
         job = job + _score(task, "teacher", texts) * 2 + _score(task, "proxy", texts)
     yield _line(task, "evaluate", "teachers", job, teachers, "teacher")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from distillability.budgets import LARGEST_RECORD_BYTES
 from distillability.config.recipe import Calibrate, Distill, Recipe
 from distillability.config.recipe import Task as TaskConfig
 from distillability.errors import Problem, UserError
@@ -21,7 +22,6 @@ from distillability.tasks import build_task
 __all__ = ["Assumptions", "PlannedTask"]
 
 _PROMPTS = 200  # of the query split, whose lengths stand for all
-_RECORD_BYTES = 1 << 30  # above it, a teacher's signals are not recorded but asked for at every step
 _SMALLEST_CAST_WIDTH = 128  # on a processor, casts cost narrower models more than their products gain
 _SMALLEST_HALF_WIDTH = 512  # narrower models decode in float32 on a processor
 
@@ -148,7 +148,7 @@ class PlannedTask:
 
     def is_recorded(self, queries: float) -> bool:
         """Whether that is small enough to be kept."""
-        return self.record(queries)[1] <= _RECORD_BYTES
+        return self.record(queries)[1] <= LARGEST_RECORD_BYTES
 
     def forward(self, role: str, *, rows: float, positions: float | None = None, dtype: str | None = None, passes: float = 1) -> Work:
         """A pass over whole texts of the task, logits at completions unless `positions` says how many."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from distillability.budgets import SCORED_TEXTS
 from distillability.evaluation.harness import Evaluation, evaluate_model
 from distillability.files import write_json, write_jsonl
 from distillability.inference.likelihood import Likelihood
@@ -23,7 +24,6 @@ from distillability.runs.students import Student, students
 __all__ = ["evaluation_jobs"]
 
 _SHOWN = 24  # prompts whose texts are kept for the report
-_SCORED_TEXTS = 1000  # of a teacher
 
 
 def evaluation_jobs(context: TaskContext) -> list[Job]:
@@ -85,7 +85,7 @@ def _evaluate_teacher(context: TaskContext, name: str, calibration: int | None, 
             context, loaded, context.teacher_dtype, "test", settings.teacher_prompts, settings.teacher_samples, name, calibration
         )
         found["test"]["sampled"] = sampled.summary()
-        shown_texts = _first_texts(context, sampled, min(_SCORED_TEXTS, settings.teacher_prompts))
+        shown_texts = _first_texts(context, sampled, min(SCORED_TEXTS, settings.teacher_prompts))
         own = context.scorer(loaded).score(*shown_texts)
         del loaded  # two teachers at once may be more than a device holds
         found["texts"] = _describe_texts(context, own, sampled, shown_texts)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from distillability.budgets import LARGEST_RECORD_BYTES
 from distillability.files import new_file
 from distillability.models.batch import right_padded
 from distillability.models.chat import completion_ids, end_of_turn_id, prompt_ids
@@ -19,7 +20,6 @@ from distillability.types import Trace
 
 __all__ = ["Example", "RecordedSignals", "encode_trace", "record_signals"]
 
-_LARGEST_RECORD_BYTES = 1 << 30
 _WHOLE_LOGITS_ROWS = 8  # at once where the teacher's logits cannot be had position by position
 
 
@@ -102,7 +102,7 @@ def record_signals(
     lengths = torch.tensor([0] + [len(example.completion) for example in examples])
     offsets = lengths.cumsum(0)
     kept = _head_worth_keeping(teacher, examples, autocast_dtype)
-    if _record_bytes(teacher, examples, kept, autocast_dtype) > _LARGEST_RECORD_BYTES:
+    if _record_bytes(teacher, examples, kept, autocast_dtype) > LARGEST_RECORD_BYTES:
         return None
     width, dtype = (_vocabulary(teacher), torch.half) if kept is None else (kept.in_features, _computed_in(kept, autocast_dtype))
     values = torch.empty(int(offsets[-1]), width, dtype=dtype)
