@@ -11,10 +11,11 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from distillability.errors import UserError
 from distillability.files import write_text
+from distillability.types import RENAMED_OBJECTIVES
 
 __all__ = ["SCHEMA", "Budget", "Results", "Row", "RunInfo", "read_results", "write_results"]
 
@@ -64,6 +65,12 @@ class Row(_Strict):
     n_truncated: int = 0
     seconds: float | None = None
     reason: str | None = None
+
+    @field_validator("objective")
+    @classmethod
+    def _present_name(cls, objective: str | None) -> str | None:
+        """Older rows name an objective as it was called then."""
+        return objective if objective is None else RENAMED_OBJECTIVES.get(objective, objective)
 
     @model_validator(mode="after")
     def _missing_has_a_reason(self) -> Row:

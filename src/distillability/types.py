@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["DECODINGS", "SPLITS", "Decoding", "Grade", "Prompt", "Split", "Trace"]
+__all__ = ["DECODINGS", "RENAMED_OBJECTIVES", "SPLITS", "Decoding", "Grade", "Prompt", "Split", "Trace"]
 
 Split = Literal["calibrate", "query", "validate", "test"]
 SPLITS: tuple[Split, ...] = ("calibrate", "query", "validate", "test")
 Decoding = Literal["greedy", "sampled"]
 DECODINGS: tuple[Decoding, ...] = ("greedy", "sampled")
+RENAMED_OBJECTIVES = {"universal": "uld"}  # by former names, which older results hold
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,12 @@ def strangers(tiny: dict[str, Path]) -> dict[str, Path]:
     return {"teacher": tiny["teacher"], "student": tiny["proxy"]}
 
 
-@pytest.mark.parametrize("objective", ["seqkd", "jsd", "universal"])  # of all others: tests/invariant/test_reduction.py
+@pytest.mark.parametrize("objective", ["seqkd", "jsd", "uld"])  # of all others: tests/invariant/test_reduction.py
 def test_accumulation_changes_neither_loss_nor_gradient(
     request: pytest.FixtureRequest, tiny: dict[str, Path], tmp_path: Path, objective: str
 ) -> None:
     runs = {}
-    tiny = request.getfixturevalue("strangers") if objective == "universal" else tiny
+    tiny = request.getfixturevalue("strangers") if objective == "uld" else tiny
     for batch, accumulation in ((8, 1), (4, 2), (1, 8)):
         settings = _settings(batch_size=batch, gradient_accumulation_steps=accumulation)
         runs[batch] = _distil(tiny, tmp_path / str(batch), objective, settings)
@@ -194,7 +194,7 @@ def test_recorded_signals_are_the_live_teacher(request: pytest.FixtureRequest, t
 
 
 @torch.no_grad()
-def _universal(student: Path, teacher: Path) -> tuple[float, float]:
+def _uld(student: Path, teacher: Path) -> tuple[float, float]:
     """Mean loss of all traces, from both models' own logits and the characters that their tokens spell; where the teacher spoke."""
     total, n_tokens, n_spoken = 0.0, 0, 0
     for trace in TRACES:
@@ -218,12 +218,12 @@ def _universal(student: Path, teacher: Path) -> tuple[float, float]:
 def test_a_teacher_of_another_tokenizer_speaks_where_tokens_of_both_begin(strangers: dict[str, Path], tmp_path: Path, smaller: str) -> None:
     """Recorded or live, whoever has the smaller tokens."""
     models = strangers if smaller == "teacher" else {"teacher": strangers["student"], "student": strangers["teacher"]}
-    expected, spoken = _universal(models["student"], models["teacher"])
+    expected, spoken = _uld(models["student"], models["teacher"])
     assert spoken == 1.0 if smaller == "teacher" else 0.3 < spoken < 0.9  # a character begins wherever a byte pair does
     found = {}
     for name in ("recorded", "live"):
         settings = _settings(batch_size=len(TRACES))
-        found[name] = _distil(models, tmp_path / name, "universal", settings, recorded=name == "recorded")
+        found[name] = _distil(models, tmp_path / name, "uld", settings, recorded=name == "recorded")
         assert found[name][0]["loss"] == pytest.approx(expected, rel=1e-3)
     for a, b in zip(found["recorded"], found["live"], strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
@@ -232,7 +232,7 @@ def test_a_teacher_of_another_tokenizer_speaks_where_tokens_of_both_begin(strang
 
 def test_who_spells_the_texts_otherwise_or_was_another_when_recorded_is_refused(strangers: dict[str, Path], tmp_path: Path) -> None:
     teacher, student = load_model(strangers["teacher"]), load_model(strangers["student"])
-    common: dict[str, Any] = {"objective": OBJECTIVES["universal"], "settings": _settings(), "autocast_dtype": None, "folder": tmp_path}
+    common: dict[str, Any] = {"objective": OBJECTIVES["uld"], "settings": _settings(), "autocast_dtype": None, "folder": tmp_path}
     signals = _record(teacher, TRACES)
     with pytest.raises(ValueError, match="another length than its text"):
         distill_student(student=student, traces=TRACES, signals=signals, teacher=None, recorded_by=student.tokenizer, **common)

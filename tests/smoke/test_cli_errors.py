@@ -164,10 +164,16 @@ def test_learning_rates_that_are_none() -> None:
 
 
 def test_texts_of_the_student_s_own_that_nobody_speaks_of() -> None:
-    message = invoke(
-        "validate", make_recipe(rest=arms('sources = ["plain"]\nobjectives = ["seqkd", "jsd", "universal"]\non_policy_share = 0.5'))
-    )
-    assert "distill.arms.0.on_policy_share: seqkd, universal use cross-entropy" in message
+    message = invoke("validate", make_recipe(rest=arms('sources = ["plain"]\nobjectives = ["seqkd", "jsd", "uld"]\non_policy_share = 0.5')))
+    assert "distill.arms.0.on_policy_share: seqkd, uld use cross-entropy" in message
+
+
+def test_former_names_of_the_objective_across_tokenizers() -> None:
+    rest = arms('sources = ["plain"]\nobjectives = ["universal"]') + "\n[distill]\nuniversal_weight = 1.0"
+    message = invoke("validate", make_recipe(rest=rest))
+    assert "distill.arms.0.objectives.0: the objective 'universal' has a new name" in message and "write 'uld'" in message
+    message = invoke("validate", "recipe.toml", "--set", 'distill.arms=[{sources=["plain"]}]', "--set", "distill.universal_weight=2.0")
+    assert "distill.universal_weight: the key has a new name" in message and "write uld_weight" in message
 
 
 def test_one_token_that_both_models_are_certain_of() -> None:
@@ -389,7 +395,7 @@ def test_vocabularies_that_differ_for_a_logits_objective(student: dict[str, Any]
     recipe = make_recipe(rest=LOGITS, student=student)
     message = invoke("validate", recipe)
     assert expected in message
-    assert "forward_kl, jsd compare logits" in message and "objectives that work for this pair: seqkd, universal" in message
+    assert "forward_kl, jsd compare logits" in message and "objectives that work for this pair: seqkd, uld" in message
     invoke("validate", recipe, "--set", 'distill.arms.0.objectives=["seqkd"]', code=0)
 
 

@@ -57,7 +57,7 @@ sources = ["plain", "distillable", "undistillable", "plain_best_of_8", "gold_ans
 
 [[distill.arms]]
 sources = ["plain"]
-objectives = ["universal"]
+objectives = ["uld"]
 
 [evaluate]
 student_prompts = 5
@@ -126,7 +126,7 @@ def test_every_teacher_and_student_is_measured(results: Results) -> None:
     measured = {(row.role, row.source) for row in results.rows if row.metric == "accuracy" and row.split == "test"}
     assert {("teacher", name) for name in ("plain", "distillable", "undistillable")} <= measured
     assert {("student", name) for name in ("none", "plain", "distillable", "undistillable", "gold_answers")} <= measured
-    assert {"seqkd", "universal"} <= {row.objective for row in results.rows if row.role == "student" and row.source == "plain"}
+    assert {"seqkd", "uld"} <= {row.objective for row in results.rows if row.role == "student" and row.source == "plain"}
 
 
 def test_the_proxy_has_an_opinion_of_the_teachers_texts(run: Path, results: Results) -> None:

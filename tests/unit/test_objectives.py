@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import get_args
 
 import pytest
 import torch
 
 import reference
-from distillability.config.recipe import ANY_TOKENIZER_OBJECTIVES, TEXT_OBJECTIVES, ObjectiveName
+from command_line import ROOT
+from distillability.config.objectives import OBJECTIVE_RECORDS, ObjectiveRecord
 from distillability.errors import UserError
 from distillability.objectives import OBJECTIVES, ObjectiveSettings, build_objective
 from distillability.ops.support import on_top_k
@@ -30,9 +30,7 @@ PER_POSITION: dict[str, Callable[[list[float], list[float], int], float]] = {
     "total_variation": lambda teacher, student, target: reference.total_variation(teacher, student),
     "top_k_forward_kl": lambda teacher, student, target: reference.forward_kl(*reference.top_k(teacher, student, K, rest=True)),
     "top_k_reverse_kl": lambda teacher, student, target: reference.reverse_kl(*reference.top_k(teacher, student, K, rest=True)),
-    "universal": lambda teacher, student, target: (
-        reference.cross_entropy(student, target) + 1.5 * reference.sorted_distance(teacher, student)
-    ),
+    "uld": lambda teacher, student, target: reference.cross_entropy(student, target) + 1.5 * reference.sorted_distance(teacher, student),
 }
 NEED_LOGITS = sorted(name for name, objective in OBJECTIVES.items() if objective.needs_teacher_logits)
 ONE_VOCABULARY = sorted(name for name, objective in OBJECTIVES.items() if not objective.crosses_tokenizers)
@@ -44,12 +42,21 @@ def _call(name: str, student: torch.Tensor = STUDENT, teacher: torch.Tensor = TE
 
 
 def test_the_registry_holds_what_recipes_may_name() -> None:
-    assert set(OBJECTIVES) == set(get_args(ObjectiveName)) == set(PER_POSITION)
+    assert list(OBJECTIVES) == list(OBJECTIVE_RECORDS) and set(OBJECTIVES) == set(PER_POSITION)
     assert all(objective.name == name for name, objective in OBJECTIVES.items())
-    assert frozenset(OBJECTIVES) - set(ONE_VOCABULARY) == ANY_TOKENIZER_OBJECTIVES
-    assert frozenset(OBJECTIVES) - set(NEED_LOGITS) == TEXT_OBJECTIVES
+    assert set(OBJECTIVES) - set(ONE_VOCABULARY) == {"seqkd", "uld"}
+    assert set(OBJECTIVES) - set(NEED_LOGITS) == {"seqkd"}
     with pytest.raises(UserError, match=r"use one of .*forward_kl"):
         build_objective("nonsense")
+
+
+@pytest.mark.parametrize("record", OBJECTIVE_RECORDS.values(), ids=list(OBJECTIVE_RECORDS))
+def test_the_page_of_concepts_has_a_row_for_each_objective(record: ObjectiveRecord) -> None:
+    page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8").replace("\\|", "|")
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| `{record.name}` |"))
+    assert record.formula in row
+    assert all(f"`distill.{key}" in row for key in record.settings.values())
+    assert {*record.settings.values()} <= {*ObjectiveSettings.model_fields}
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
@@ -208,27 +215,27 @@ def test_the_mass_outside_is_not_lost_where_one_minus_the_rest_would_be_0() -> N
 def test_a_teacher_of_another_vocabulary_is_compared_token_rank_by_token_rank(width: int) -> None:
     teacher = 3 * torch.randn(6, width, generator=torch.Generator().manual_seed(width), dtype=torch.float64)
     teacher[2] = -math.inf
-    expected = sum(PER_POSITION["universal"](*row) for row in zip(teacher.tolist(), STUDENT.tolist(), TARGETS.tolist(), strict=True))
-    assert _call("universal", teacher=teacher).item() == pytest.approx(expected, rel=1e-12)
+    expected = sum(PER_POSITION["uld"](*row) for row in zip(teacher.tolist(), STUDENT.tolist(), TARGETS.tolist(), strict=True))
+    assert _call("uld", teacher=teacher).item() == pytest.approx(expected, rel=1e-12)
     student = STUDENT.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda logits: _call("universal", logits, teacher), (student,))
+    assert torch.autograd.gradcheck(lambda logits: _call("uld", logits, teacher), (student,))
 
 
-def test_where_the_teacher_says_nothing_universal_is_seqkd() -> None:
+def test_uld_without_aligned_positions_is_seqkd() -> None:
     silent = torch.full((6, 4), -math.inf, dtype=torch.float64)
-    assert torch.equal(_call("universal", teacher=silent), _call("seqkd"))
-    assert build_objective("universal", ObjectiveSettings(universal_weight=0.0))(
+    assert torch.equal(_call("uld", teacher=silent), _call("seqkd"))
+    assert build_objective("uld", ObjectiveSettings(uld_weight=0.0))(
         student_logits=STUDENT, teacher_logits=TEACHER, target_ids=TARGETS
     ).item() == pytest.approx(_call("seqkd").item())
 
 
 def test_a_teacher_that_is_no_number_is_not_taken_for_a_silent_one() -> None:
     with pytest.raises(UserError, match="not a number"):
-        _call("universal", teacher=TEACHER.index_fill(0, torch.tensor(1), math.nan))
+        _call("uld", teacher=TEACHER.index_fill(0, torch.tensor(1), math.nan))
 
 
-def test_universal_does_not_mind_which_token_is_which() -> None:
+def test_uld_does_not_mind_which_token_is_which() -> None:
     moved = TEACHER[:, torch.randperm(11, generator=torch.Generator().manual_seed(3))]
-    assert _call("universal", teacher=moved).item() == pytest.approx(_call("universal").item(), rel=1e-12)
+    assert _call("uld", teacher=moved).item() == pytest.approx(_call("uld").item(), rel=1e-12)
     with pytest.raises(ValueError, match="5 and 6 positions"):
-        _call("universal", teacher=TEACHER[:5])
+        _call("uld", teacher=TEACHER[:5])

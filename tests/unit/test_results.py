@@ -103,3 +103,8 @@ def test_no_schema_is_refused(path: Path, content: str) -> None:
     with pytest.raises(UserError) as raised:
         read_results(path)
     assert raised.value.problems[0].where == f"{path} at schema"
+
+
+def test_rows_of_an_objective_under_its_former_name_are_read_under_its_present_one() -> None:
+    row = Row(task="maths", split="test", role="student", source="plain", objective="universal", metric="accuracy", value=0.5)
+    assert row.objective == "uld"

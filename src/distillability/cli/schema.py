@@ -22,7 +22,8 @@ def schema(
 ) -> None:
     """Explain the keys of a recipe."""
     with guarded(debug=debug, as_json=json):
-        from distillability.config.schema import describe, fields_at, nearest
+        from distillability.config.nearest import nearest
+        from distillability.config.schema import describe, fields_at
         from distillability.errors import UserError
 
         path = tuple(field.split(".")) if field else ()
@@ -62,9 +63,9 @@ def _type(node: dict[str, Any]) -> str:
         return " or ".join(_type(member) for member in node["anyOf"])
     if "enum" in node or "const" in node:
         return " | ".join(f'"{value}"' for value in node.get("enum", [node.get("const")]))
-    kind = node.get("type", "table")
+    kind = node.get("format") or node.get("type", "table")
     kind = {"null": '"none"', "array": "list", "object": "table"}.get(kind, kind)
     inside = node.get("items") or node.get("additionalProperties")
-    of = f" of {_type(inside)}" if isinstance(inside, dict) and inside.keys() & {"type", "enum"} else ""
+    of = f" of {_type(inside)}" if isinstance(inside, dict) and inside.keys() & {"type", "enum", "anyOf"} else ""
     bounds = "".join(f" {sign} {node[key]}" for key, sign in _BOUNDS.items() if key in node)
     return f"{kind}{of}{bounds}"

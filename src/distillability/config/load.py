@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from distillability.config.nearest import nearest
 from distillability.config.recipe import Recipe
-from distillability.config.schema import fields_at, nearest
+from distillability.config.schema import fields_at
 from distillability.errors import Problem, UserError
 
 __all__ = ["canonical_json", "changed_keys", "load_recipe", "read_recipe", "recipe_digest"]
@@ -33,6 +34,7 @@ _MENDS = {
     "name": "use letters, digits, dots, dashes and underscores: it names a folder",
     "knobs": "two or more numbers, each once: knobs = [-1, -0.1, 0, 0.1, 1] under [sweep], or --knobs -1,-0.1,0,0.1,1",
 }
+_RENAMED = {"universal_weight": "uld_weight"}
 _SEGMENT = re.compile(r'"([^"]*)"|([^.]+)')
 
 
@@ -263,6 +265,8 @@ def _explain(error: Any, key: str, known: dict[str, Any]) -> tuple[str, str]:
     """What is wrong and how to mend it; an empty mend where the field's own description serves best."""
     given = error["input"]
     match error["type"]:
+        case "extra_forbidden" if key in _RENAMED:
+            return "the key has a new name", f"write {_RENAMED[key]}"
         case "extra_forbidden":
             guess = nearest(key, known)
             return "unknown key", f"did you mean {guess!r}?" if guess else f"known here: {', '.join(known)}"

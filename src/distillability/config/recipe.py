@@ -5,18 +5,18 @@ A field that is also a setting of TRL or transformers carries the name it has th
 
 from __future__ import annotations
 
-import re
 from string import Formatter
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from distillability.config.objectives import ObjectiveName, ObjectiveSettings
+from distillability.config.own_code import is_own_code
 from distillability.config.presets import PRESETS, PresetName
+from distillability.config.strict import Strict
 
 __all__ = [
-    "ANY_TOKENIZER_OBJECTIVES",
     "GRADER_NAMES",
-    "TEXT_OBJECTIVES",
     "Arm",
     "Calibrate",
     "DataTask",
@@ -26,7 +26,6 @@ __all__ = [
     "InstructionsTask",
     "KnowledgeTask",
     "MathsTask",
-    "ObjectiveName",
     "Recipe",
     "Sweep",
     "Task",
@@ -34,38 +33,11 @@ __all__ = [
 ]
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-ObjectiveName = Literal[
-    "seqkd",
-    "forward_kl",
-    "reverse_kl",
-    "jsd",
-    "skewed_forward_kl",
-    "skewed_reverse_kl",
-    "total_variation",
-    "top_k_forward_kl",
-    "top_k_reverse_kl",
-    "universal",
-]
-TEXT_OBJECTIVES: frozenset[ObjectiveName] = frozenset({"seqkd"})  # they ask no teacher for its logits
-ANY_TOKENIZER_OBJECTIVES: frozenset[ObjectiveName] = frozenset({"seqkd", "universal"})
 GRADER_NAMES = ("exact", "last_line", "contains_number", "choice", "math_verify", "reward_model")
 SchedulerName = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _none_is_null(cls, values: Any) -> Any:
-        """TOML has no null, so "none" stands for it in a field that may be null."""
-        if not isinstance(values, dict):
-            return values
-        nullable = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
-        return {key: None if key in nullable and value == "none" else value for key, value in values.items()}
-
-
-class _TaskBase(_Strict):
+class _TaskBase(Strict):
     """What every task needs: its three models and the attacker's budget."""
 
     name: str = Field("", description="Name in tables and folders; the type's name where empty.")
@@ -175,7 +147,7 @@ class DataTask(_TaskBase):
     @field_validator("grader")
     @classmethod
     def _known_grader(cls, grader: str) -> str:
-        if grader not in GRADER_NAMES and not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", grader):
+        if grader not in GRADER_NAMES and not is_own_code(grader):
             raise ValueError(f"{grader!r} is neither one of {', '.join(GRADER_NAMES)} nor module:function")
         return grader
 
@@ -193,14 +165,14 @@ class DataTask(_TaskBase):
 Task = Annotated[MathsTask | KnowledgeTask | InstructionsTask | DataTask, Field(discriminator="type")]
 
 
-class Teacher(_Strict):
+class Teacher(Strict):
     """One calibrated teacher."""
 
     knob: float = Field(strict=True, description="> 0 raises distillability, < 0 lowers it, 0 is GRPO on the task alone.")
     reward: Literal["compatibility", "length"] = Field("compatibility", description="`length` is the length-only control.")
 
 
-class AccuracyFloor(_Strict):
+class AccuracyFloor(Strict):
     """Held-out accuracy that a teacher keeps while it is calibrated: sampled, on the validate split, of answers that count as right.
 
     The nearer its lower bound comes from above, the less C counts; the checkpoint kept is the last whose lower bound is above the floor.
@@ -216,7 +188,7 @@ class AccuracyFloor(_Strict):
     patience: int = Field(3, ge=1, description="Measurements in a row under the floor that stop the calibration.")
 
 
-class Stops(_Strict):
+class Stops(Strict):
     """When a calibration ends before its last step; the anchor's budget ends it too. What is kept is a checkpoint from before."""
 
     entropy_share: float | None = Field(
@@ -229,7 +201,7 @@ class Stops(_Strict):
     length_factor: float | None = Field(4.0, gt=1, description="Stop once completions are this many times as long as in the first step.")
 
 
-class Lora(_Strict):
+class Lora(Strict):
     """Train a low-rank adapter in place of all weights; names as in peft."""
 
     r: int = Field(16, ge=1, description="Rank.")
@@ -239,7 +211,7 @@ class Lora(_Strict):
     save: Literal["merged", "adapter"] = Field("merged", description="An ordinary model, or the adapter alone, which needs the original.")
 
 
-class Calibrate(_Strict):
+class Calibrate(Strict):
     """Reinforcement fine-tuning of the teacher: A = z(task) + knob · C'."""
 
     teachers: dict[str, Teacher] = Field(default_factory=lambda: {"distillable": Teacher(knob=1.0), "undistillable": Teacher(knob=-1.0)})
@@ -283,7 +255,7 @@ class Calibrate(_Strict):
     force: bool = Field(False, description="Calibrate with a proxy that fails admission; recorded.")
 
 
-class Arm(_Strict):
+class Arm(Strict):
     """A block of students: every source × objective × seed × queries × steps."""
 
     sources: list[str] = Field(min_length=1)
@@ -295,7 +267,7 @@ class Arm(_Strict):
     calibrations: int | None = Field(None, ge=1, description="How many of the calibrations to learn from; all where null.")
 
 
-class Distill(_Strict):
+class Distill(ObjectiveSettings):
     """Students."""
 
     arms: list[Arm] = Field(default_factory=lambda: [Arm(sources=["plain", "distillable", "undistillable"])])
@@ -307,22 +279,11 @@ class Distill(_Strict):
     student_init: Literal["checkpoint", "random"] = Field(
         "checkpoint", description="`random`: the student folder gives architecture and tokenizer, the seed its first weights."
     )
-    jsd_weight: float = Field(0.5, gt=0, lt=1, description="Weight of the teacher in the mixture.")
-    skew: float = Field(0.1, gt=0, lt=1, description="λ of the skewed divergences: how much of the first distribution is mixed in.")
-    top_k: int = Field(32, ge=1, description="The teacher's likeliest tokens that `top_k_*` see.")
-    top_k_rest: bool = Field(True, description="`top_k_*` see the mass of all others as one class; false: the k are renormalised.")
-    universal_weight: float = Field(1.5, ge=0, description="Of the distance of sorted probabilities, beside cross-entropy.")
     few_shot: int = Field(2, ge=1, description="Demonstrations for the few-shot sources.")
     save_steps: int = Field(500, ge=1)
 
-    @model_validator(mode="after")
-    def _something_to_compare(self) -> Distill:
-        if self.top_k == 1 and not self.top_k_rest:
-            raise ValueError("top_k = 1 without top_k_rest leaves one token, of which both models are certain")
-        return self
 
-
-class Evaluate(_Strict):
+class Evaluate(Strict):
     """How much is measured."""
 
     student_prompts: int = Field(1000, ge=1)
@@ -344,7 +305,7 @@ class Evaluate(_Strict):
         return self
 
 
-class Diagnose(_Strict):
+class Diagnose(Strict):
     """How much a diagnosis looks at; `distillability diagnose` needs no such section, a run diagnoses where there is one."""
 
     prompts: int = Field(200, ge=2, description="Prompts of the validate split: a text of the teacher and one of the student for each.")
@@ -362,7 +323,7 @@ class Diagnose(_Strict):
     seeds: int = Field(1, ge=0, description="Distilled students diagnosed of each source and objective, at the headline budget.")
 
 
-class Sweep(_Strict):
+class Sweep(Strict):
     """What `distillability sweep` makes of a recipe, in the place of its teachers and arms; the other verbs do not read it."""
 
     knobs: list[Annotated[float, Field(strict=True)]] = Field(
@@ -385,7 +346,7 @@ class Sweep(_Strict):
         return [knob + 0.0 for knob in knobs]  # there is one zero
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """A whole run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from distillability.config.recipe import Recipe
 
-__all__ = ["Node", "describe", "fields_at", "nearest"]
+__all__ = ["Node", "describe", "fields_at"]
 
 Node = dict[str, Any]
 
@@ -81,9 +80,3 @@ def describe(path: Sequence[str | int]) -> Node | None:
     """The schema of one field; None where there is no such field."""
     nodes = _nodes(path)
     return nodes[0] if nodes else None
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, if any is."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return close[0] if close else None

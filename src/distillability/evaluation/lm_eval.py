@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, Literal
 
-from distillability.config.schema import nearest
+from distillability.config.nearest import nearest
 from distillability.errors import Problem, UserError
 from distillability.models.facts import NO_TEMPLATE_MEND
 from distillability.models.load import LoadedModel

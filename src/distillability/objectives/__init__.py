@@ -1,59 +1,46 @@
-"""Distillation objectives; the registry below is what recipes name."""
+"""Distillation objectives: what recipes name, built from the table in `config/objectives.py`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
-from distillability.errors import UserError
+import torch
+
+from distillability.config.objectives import OBJECTIVE_RECORDS, ObjectiveSettings, record_of
 from distillability.objectives.base import Objective
 from distillability.objectives.divergence import ByDivergence
+from distillability.objectives.own import OwnObjective
 from distillability.objectives.seqkd import SeqKD
-from distillability.objectives.uld import Universal
-from distillability.ops.divergences import forward_kl, jsd, reverse_kl, skewed_forward_kl, skewed_reverse_kl, total_variation
+from distillability.objectives.uld import ULD
+from distillability.ops import divergences
 from distillability.ops.support import on_top_k
 
 __all__ = ["OBJECTIVES", "Objective", "ObjectiveSettings", "build_objective"]
 
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """What a recipe's [distill] says of objectives, under the same names."""
-
-    jsd_weight: float = 0.5
-    skew: float = 0.1
-    top_k: int = 32
-    top_k_rest: bool = True
-    universal_weight: float = 1.5
-
-
-def _all(settings: ObjectiveSettings) -> dict[str, Objective]:
-    likeliest = partial(on_top_k, k=settings.top_k, rest=settings.top_k_rest)
-    objectives: list[Objective] = [
-        SeqKD(),
-        ByDivergence("forward_kl", forward_kl),
-        ByDivergence("reverse_kl", reverse_kl),
-        ByDivergence("jsd", partial(jsd, teacher_weight=settings.jsd_weight)),
-        ByDivergence("skewed_forward_kl", partial(skewed_forward_kl, skew=settings.skew)),
-        ByDivergence("skewed_reverse_kl", partial(skewed_reverse_kl, skew=settings.skew)),
-        ByDivergence("total_variation", total_variation),
-        ByDivergence("top_k_forward_kl", partial(likeliest, forward_kl)),
-        ByDivergence("top_k_reverse_kl", partial(likeliest, reverse_kl)),
-        Universal(settings.universal_weight),
-    ]
-    return {objective.name: objective for objective in objectives}
-
-
+_CLASSES: dict[str, Callable[..., Objective]] = {"seqkd": SeqKD, "uld": ULD}  # any other name is a divergence's
+_TOP_K = "top_k_"  # before the name of a divergence: on the teacher's likeliest tokens
 _DEFAULTS = ObjectiveSettings()
-OBJECTIVES: dict[str, Objective] = _all(_DEFAULTS)
 
 
 def build_objective(name: str, settings: ObjectiveSettings = _DEFAULTS) -> Objective:
-    """The named objective.
+    """An objective of the table by its name, or one of the user's own by `module:Class`.
 
     Raises:
-        UserError: there is no objective of that name.
+        UserError: there is no such objective, or the class cannot be one.
     """
-    if name not in OBJECTIVES:
-        raise UserError.single(f"objective {name}", "there is no such objective", f"use one of {', '.join(OBJECTIVES)}")
-    return _all(settings)[name]
+    record = record_of(name)
+    if name not in OBJECTIVE_RECORDS:
+        return OwnObjective(record)
+    parameters = {parameter: getattr(settings, key) for parameter, key in record.settings.items()}
+    if name in _CLASSES:
+        return _CLASSES[name](record, **parameters)
+    return ByDivergence(record, partial(_divergence(name), **parameters))
+
+
+def _divergence(name: str) -> Callable[..., torch.Tensor]:
+    whole: Callable[..., torch.Tensor] = getattr(divergences, name.removeprefix(_TOP_K))
+    return partial(on_top_k, whole) if name.startswith(_TOP_K) else whole
+
+
+OBJECTIVES: dict[str, Objective] = {name: build_objective(name) for name in OBJECTIVE_RECORDS}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from distillability.config.objectives import ObjectiveRecord
 from distillability.errors import UserError
 
-__all__ = ["Objective", "check_targets", "required", "total"]
+__all__ = ["Objective", "Recorded", "check_targets", "required", "total"]
 
 
 class Objective(Protocol):
@@ -37,6 +39,25 @@ class Objective(Protocol):
             ValueError: not one target a position, or no teacher logits where they are needed.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An objective whose facts are those of its record."""
+
+    record: ObjectiveRecord
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def needs_teacher_logits(self) -> bool:
+        return self.record.needs_teacher_logits
+
+    @property
+    def crosses_tokenizers(self) -> bool:
+        return self.record.crosses_tokenizers
 
 
 def required(name: str, teacher_logits: torch.Tensor | None) -> torch.Tensor:

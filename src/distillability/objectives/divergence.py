@@ -7,23 +7,20 @@ from dataclasses import dataclass
 
 import torch
 
-from distillability.objectives.base import check_targets, required, total
+from distillability.objectives.base import Recorded, check_targets, required, total
 
 __all__ = ["ByDivergence"]
 
 
 @dataclass(frozen=True)
-class ByDivergence:
+class ByDivergence(Recorded):
     """Sum of a divergence over positions.
 
     Attributes:
         divergence: called with teacher_logits and student_logits [N, V] as keywords, gives [N].
     """
 
-    name: str
     divergence: Callable[..., torch.Tensor]
-    needs_teacher_logits: bool = True
-    crosses_tokenizers: bool = False
 
     def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> torch.Tensor:
         check_targets(self.name, student_logits, target_ids)

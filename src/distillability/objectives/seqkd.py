@@ -6,19 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-from distillability.objectives.base import check_targets, total
+from distillability.objectives.base import Recorded, check_targets, total
 from distillability.ops.logprobs import token_logprobs
 
 __all__ = ["SeqKD"]
 
 
 @dataclass(frozen=True)
-class SeqKD:
+class SeqKD(Recorded):
     """Σ −log q(target)."""
-
-    name: str = "seqkd"
-    needs_teacher_logits: bool = False
-    crosses_tokenizers: bool = True
 
     def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> torch.Tensor:
         check_targets(self.name, student_logits, target_ids)

@@ -3,8 +3,8 @@
 Cross-entropy on the teacher's text, and at every position how far the two distributions lie apart when each is sorted: two vocabularies
 do not agree on which token a probability belongs to, but both tell how sure a model is, and of how many tokens.
 
-In the paper token i of one tokenizer is paired with token i of the other. Here the text before them pairs them: the teacher speaks where
-tokens of both begin, and nowhere else.
+In the paper token i of one tokenizer is paired with token i of the other. Here the text before them pairs them: only positions where
+tokens of both begin are compared.
 """
 
 from __future__ import annotations
@@ -13,21 +13,18 @@ from dataclasses import dataclass
 
 import torch
 
-from distillability.objectives.base import check_targets, required, total
+from distillability.objectives.base import Recorded, check_targets, required, total
 from distillability.ops.logprobs import token_logprobs
 from distillability.ops.transport import sorted_distance
 
-__all__ = ["Universal"]
+__all__ = ["ULD"]
 
 
 @dataclass(frozen=True)
-class Universal:
-    """Sum over positions of −log q(target), in nats, and `weight` times the distance of sorted probabilities where the teacher speaks."""
+class ULD(Recorded):
+    """Σ −log q(target), in nats, and `weight` times the distance of sorted probabilities where positions are aligned."""
 
-    weight: float = 1.5
-    name: str = "universal"
-    needs_teacher_logits: bool = True
-    crosses_tokenizers: bool = True
+    weight: float
 
     def __call__(self, *, student_logits: torch.Tensor, teacher_logits: torch.Tensor | None, target_ids: torch.Tensor) -> torch.Tensor:
         check_targets(self.name, student_logits, target_ids)

@@ -131,7 +131,7 @@ def require_same_shape(teacher_logits: torch.Tensor, student_logits: torch.Tenso
         raise UserError.single(
             "logits objective",
             f"teacher and student disagree in shape: {tuple(teacher_logits.shape)} and {tuple(student_logits.shape)}",
-            "use models of one vocabulary, or the objective universal or seqkd",
+            "use models of one vocabulary, or the objective uld or seqkd",
         )
 
 

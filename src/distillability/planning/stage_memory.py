@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distillability.budgets import DECODED_AT_ONCE, SCORED_TEXTS, SCORER_TOKENS
-from distillability.config.recipe import TEXT_OBJECTIVES
+from distillability.config.objectives import record_of
 from distillability.planning.memory import Memory, inference_activations, logits_chunk, training_activations
 from distillability.planning.task import PlannedTask
 
@@ -58,7 +58,7 @@ def _sample(task: PlannedTask) -> Memory:
 def _students(task: PlannedTask) -> Memory:
     shape, share = task.shape("student"), _share(task)
     stays = {"process": _PROCESS_BYTES, "student": 4 * shape.n_weights / share, "optimiser state": 8 * shape.n_weights / share}
-    told = [student for student in task.students if student.objective not in TEXT_OBJECTIVES]
+    told = [student for student in task.students if record_of(student.objective).needs_teacher_logits]
     recorded = max((student.queries for student in told if task.is_recorded(student.queries)), default=0)
     if recorded:
         stays["recorded signals"] = task.record(recorded)[1]

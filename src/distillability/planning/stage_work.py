@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distillability.budgets import DECODED_AT_ONCE, SCORED_TEXTS, SCORER_TOKENS
-from distillability.config.recipe import TEXT_OBJECTIVES
+from distillability.config.objectives import record_of
 from distillability.config.sources import parse_source
 from distillability.planning.hardware import Hardware
 from distillability.planning.task import PlannedTask
@@ -146,7 +146,7 @@ def _traces(task: PlannedTask) -> Iterator[Line]:
         readers.setdefault((student.source, student.calibration), []).append(student)
     for (name, _), students in readers.items():
         queries = max(student.queries for student in students)
-        told = max((student.queries for student in students if student.objective not in TEXT_OBJECTIVES), default=0)
+        told = max((student.queries for student in students if record_of(student.objective).needs_teacher_logits), default=0)
         job = _bought(task, name, queries)
         if told and task.is_recorded(told):
             job = job + _score(task, "teacher", told)
@@ -177,7 +177,7 @@ def _students(task: PlannedTask) -> Iterator[Line]:
 
 
 def _asked(task: PlannedTask, student: Student) -> _Asked:
-    if student.objective in TEXT_OBJECTIVES:
+    if not record_of(student.objective).needs_teacher_logits:
         return "from traces"
     if not task.is_recorded(student.queries):
         return "asking the teacher"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import get_args
 
-from distillability.config.recipe import ObjectiveName
+from distillability.config.objectives import OBJECTIVE_RECORDS
 from distillability.config.sources import THIEVES, WAYS_OF_ASKING
 from distillability.report.naming import kind_of, label
 from distillability.report.rows import Index
@@ -14,7 +13,7 @@ from distillability.results import Row
 __all__ = ["limits", "planted", "untried_attacks"]
 
 _FAMILIES = ("maths", "knowledge", "instructions")  # of the lab, whose ways of answering are planted
-_OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
+_OBJECTIVES = tuple(OBJECTIVE_RECORDS)
 _REORDERED = "_reordered"
 # By kind of attack: what to say of guarded teachers on which it was not tried, and the endings of the sources that try it.
 _ATTACKS: dict[str, tuple[str, list[str]]] = {

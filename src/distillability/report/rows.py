@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any
 
-from distillability.config.recipe import ObjectiveName
+from distillability.config.objectives import OBJECTIVE_RECORDS
 from distillability.config.sources import SWEEP
 from distillability.report.naming import kind_of, sort_key
 from distillability.results import Results, Row
@@ -31,7 +31,7 @@ DERIVED = (
     "knob_levels_between",
     "anchor_growth",
 )
-_OBJECTIVES: tuple[str, ...] = get_args(ObjectiveName)
+_OBJECTIVES = tuple(OBJECTIVE_RECORDS)
 
 
 @dataclass(frozen=True)

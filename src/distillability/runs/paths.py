@@ -22,6 +22,11 @@ def numbered(source: str, calibration: int | None) -> str:
     return source if not calibration else f"{source}-{calibration}"
 
 
+def _objective_name(objective: str) -> str:
+    """An objective's name in paths: no colon, as in `module:Class`, which not every file system takes."""
+    return objective.replace(":", ".")
+
+
 def admission_file(run: Path, task: str) -> Path:
     return run / "calibrate" / task / "admission.json"
 
@@ -43,7 +48,7 @@ def signals_file(run: Path, task: str, source: str, calibration: int | None) -> 
 
 
 def student_folder(run: Path, task: str, source: str, calibration: int | None, objective: str, prefix: str, budget: str, seed: int) -> Path:
-    return run / "distill" / task / numbered(source, calibration) / f"{objective}{prefix}" / budget / f"seed-{seed}"
+    return run / "distill" / task / numbered(source, calibration) / f"{_objective_name(objective)}{prefix}" / budget / f"seed-{seed}"
 
 
 def diagnosis_file(
@@ -51,7 +56,7 @@ def diagnosis_file(
 ) -> Path:
     """What awaits students of a teacher; with an objective, what a distilled one shows."""
     folder = run / "diagnose" / task / numbered(source, calibration)
-    return folder / "before.json" if objective is None else folder / objective / f"seed-{seed}.json"
+    return folder / "before.json" if objective is None else folder / _objective_name(objective) / f"seed-{seed}.json"
 
 
 def evaluation_file(run: Path, *parts: str) -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import fields
 
+from distillability.config.objectives import record_of
 from distillability.errors import UserError
 from distillability.files import write_json
-from distillability.objectives import OBJECTIVES, ObjectiveSettings, build_objective
+from distillability.objectives import build_objective
 from distillability.runs.context import TaskContext
 from distillability.runs.jobs import Job
 from distillability.runs.paths import signals_file, traces_file
@@ -30,7 +30,7 @@ def trace_jobs(context: TaskContext) -> list[Job]:
     jobs = []
     for (source, calibration), readers in wanted.items():
         queries = max(student.queries for student in readers)
-        recorded = max((student.queries for student in readers if OBJECTIVES[student.objective].needs_teacher_logits), default=0)
+        recorded = max((student.queries for student in readers if record_of(student.objective).needs_teacher_logits), default=0)
         proof = traces_file(context.run, context.task_name, source, calibration).with_suffix(".done.json")
         arguments = {"context": context, "source_name": source, "calibration": calibration, "queries": queries, "proof": proof}
         title = f"{context.task_name}: {queries} traces of {source}"
@@ -55,8 +55,7 @@ def student_jobs(context: TaskContext) -> list[Job]:
 
 def _distill(context: TaskContext, student: Student) -> int | None:
     folder = student.folder(context)
-    said = {field.name: getattr(context.recipe.distill, field.name) for field in fields(ObjectiveSettings)}
-    objective = build_objective(student.objective, ObjectiveSettings(**said))
+    objective = build_objective(student.objective, context.recipe.distill)
     traces = complete_traces(load_traces(traces_file(context.run, context.task_name, student.source, student.calibration), student.queries))
     if not traces:
         raise UserError.single(
@@ -100,7 +99,7 @@ def student_settings(context: TaskContext, student: Student) -> StudentSettings:
         steps=student.steps,
         batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        learning_rate=task.learning_rates.get(student.objective, settings.learning_rate),  # type: ignore[call-overload]
+        learning_rate=task.learning_rates.get(student.objective, settings.learning_rate),
         warmup_steps=settings.warmup_steps,
         on_policy_share=student.on_policy_share,
         max_completion_length=task.max_completion_length,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from distillability.config.recipe import ANY_TOKENIZER_OBJECTIVES, TEXT_OBJECTIVES, ObjectiveName, Recipe
+from distillability.config.nearest import nearest
+from distillability.config.objectives import OBJECTIVE_RECORDS, ObjectiveRecord, record_of
+from distillability.config.recipe import Recipe
 from distillability.config.recipe import Task as TaskConfig
-from distillability.config.schema import nearest
 from distillability.config.sources import SWEEP, Source, parent_of, parse_source, source_names
 from distillability.errors import Problem, UserError
 from distillability.models.facts import NO_TEMPLATE_MEND, ModelFacts, read_facts
@@ -86,6 +88,8 @@ def _arm_problems(recipe: Recipe) -> Iterator[Problem]:
     for name in recipe.diagnose.sources if recipe.diagnose else ():
         if parse_source(name, recipe.calibrate.teachers) is None:
             yield _unknown_source("diagnose.sources", name, source_names(recipe.calibrate.teachers))
+    for objective in dict.fromkeys(objective for arm in recipe.distill.arms for objective in arm.objectives):
+        yield from _try(partial(record_of, objective))[1]
     for index, arm in enumerate(recipe.distill.arms):
         where = f"distill.arms.{index}"
         for name in arm.sources:
@@ -94,7 +98,7 @@ def _arm_problems(recipe: Recipe) -> Iterator[Problem]:
                 yield _unknown_source(f"{where}.sources", name, source_names(recipe.calibrate.teachers))
             elif source.teacher is None:
                 yield from _gold_problems(where, name, arm.objectives)
-        by_text = [objective for objective in arm.objectives if objective in ANY_TOKENIZER_OBJECTIVES]
+        by_text = [record.name for record in _records(arm.objectives) if record.crosses_tokenizers]
         if arm.on_policy_share and by_text:
             what = f"{', '.join(by_text)} use cross-entropy, which has no teacher signal on the student's own samples"
             yield Problem(f"{where}.on_policy_share", what, f"give {', '.join(by_text)} an arm with on_policy_share = 0")
@@ -115,14 +119,19 @@ def _unknown_source(where: str, name: str, known: Sequence[str]) -> Problem:
 
 
 def _gold_problems(where: str, name: str, objectives: Sequence[str]) -> Iterator[Problem]:
-    logits = [objective for objective in objectives if objective not in TEXT_OBJECTIVES]
+    logits = [record.name for record in _records(objectives) if record.needs_teacher_logits]
     if logits:
         what = f"{', '.join(logits)} on {name}: nobody's logits stand behind gold texts"
-        yield Problem(f"{where}.objectives", what, f"give {name} an arm with {_names_of(TEXT_OBJECTIVES)}")
+        yield Problem(f"{where}.objectives", what, f"give {name} an arm with {_names_of(lambda record: not record.needs_teacher_logits)}")
 
 
-def _names_of(objectives: Collection[ObjectiveName]) -> str:
-    return ", ".join(name for name in get_args(ObjectiveName) if name in objectives)
+def _records(objectives: Iterable[str]) -> list[ObjectiveRecord]:
+    """Of those that there are; the others are reported by themselves."""
+    return [record for objective in objectives if (record := _try(partial(record_of, objective))[0])]
+
+
+def _names_of(fits: Callable[[ObjectiveRecord], bool]) -> str:
+    return ", ".join(name for name, record in OBJECTIVE_RECORDS.items() if fits(record))
 
 
 # --- a task, its data and its models -----------------------------------------------------------------------------------------------
@@ -198,15 +207,16 @@ def _pair_problems(checked: _Checked) -> Iterator[Problem]:
     if checked.recipe.calibrate.teachers:
         yield from _proxy_problems(checked)
     wanted = dict.fromkeys(objective for arm in checked.recipe.distill.arms for objective in arm.objectives)
-    logits = [objective for objective in wanted if objective not in ANY_TOKENIZER_OBJECTIVES]
+    logits = [record.name for record in _records(wanted) if not record.crosses_tokenizers]
     if teacher and student and logits:
         difference, problems = _try(lambda: _vocabulary_difference(teacher, student) or _end_difference(checked.recipe, teacher, student))
         yield from problems
         if difference:
+            fitting = _names_of(lambda record: record.crosses_tokenizers)
             yield Problem(
                 f"{checked.where('student')} = {student.reference}",
                 f"{', '.join(logits)} compare logits token by token, but {difference}",
-                f"objectives that work for this pair: {_names_of(ANY_TOKENIZER_OBJECTIVES)}; or use a student with the teacher's tokenizer",
+                f"objectives that work for this pair: {fitting}; or use a student with the teacher's tokenizer",
             )
 
 

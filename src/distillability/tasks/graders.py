@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
-from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
+from distillability.config.own_code import import_own
 from distillability.errors import UserError
 from distillability.tasks.reward_model import RewardModel
 from distillability.types import Grade
@@ -157,15 +154,8 @@ def own_grader(name: str) -> Grader:
     Raises:
         UserError: it cannot be imported, or cannot be called as f(prompt, answer, text).
     """
-    where, (module, _, path) = f"grader = {name}", name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # an installed command looks beside itself instead
-    try:
-        function: Any = reduce(getattr, path.split("."), import_module(module))
-    except Exception as error:  # the module is the user's, and may raise anything
-        what = f"cannot be imported: {type(error).__name__}: {error}"
-        raise UserError.single(where, what, f"put {module}.py into {here} or onto PYTHONPATH, with the function in it") from error
+    where = f"grader = {name}"
+    function: Any = import_own(where, name)
     try:
         inspect.signature(function).bind("prompt", "answer", "text")
     except TypeError as error:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distillability.config.nearest import nearest
 from distillability.config.recipe import Lora
-from distillability.config.schema import nearest
 from distillability.errors import Problem, UserError
 from distillability.inference.likelihood import Likelihood, Scorer
 
