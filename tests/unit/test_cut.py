@@ -13,19 +13,19 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from command_line import run
 from distillability.errors import UserError
 from distillability.lab.tokenizers import character_tokenizer
+from distillability.models.architectures import ARCHITECTURES
 from distillability.models.cut import cut, evenly_spaced, keep_layers
 from distillability.models.load import load_model
-from distillability.models.shape import FAMILIES
 
 TOKENIZER = character_tokenizer("0123456789+=? ")
 LAYERS = 6
 IDS = torch.randint(4, len(TOKENIZER), (2, 9), generator=torch.Generator().manual_seed(0))
 
 
-def _model(family: str) -> PreTrainedModel:
+def _model(name: str) -> PreTrainedModel:
     sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
     special = {"pad_token_id": TOKENIZER.pad_token_id, "eos_token_id": TOKENIZER.eos_token_id, "bos_token_id": None}
-    config = CONFIG_MAPPING[family](
+    config = CONFIG_MAPPING[name](
         vocab_size=len(TOKENIZER), num_key_value_heads=2, head_dim=8, initializer_range=0.3, max_position_embeddings=256, **sizes, **special
     )
     torch.manual_seed(1)
@@ -34,8 +34,8 @@ def _model(family: str) -> PreTrainedModel:
     return model
 
 
-def _saved(family: str, folder: Path) -> Path:
-    _model(family).save_pretrained(folder)
+def _saved(name: str, folder: Path) -> Path:
+    _model(name).save_pretrained(folder)
     TOKENIZER.save_pretrained(folder)
     return folder
 
@@ -55,22 +55,22 @@ def _by_hand(model: Any, layers: list[int]) -> torch.Tensor:
     return logits
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("layers", [[0, 2, 5], [4, 1]])
-def test_a_cut_model_is_a_loop_over_its_layers(family: str, layers: list[int], tmp_path: Path) -> None:
+def test_a_cut_model_is_a_loop_over_its_layers(name: str, layers: list[int], tmp_path: Path) -> None:
     with torch.no_grad():
-        expected = _by_hand(_model(family), layers)
-    done = cut(str(_saved(family, tmp_path / "whole")), tmp_path / "cut", layers)
+        expected = _by_hand(_model(name), layers)
+    done = cut(str(_saved(name, tmp_path / "whole")), tmp_path / "cut", layers)
     again = load_model(tmp_path / "cut").model
     with torch.no_grad():
         torch.testing.assert_close(again(input_ids=IDS).logits, expected)
-    assert done.n_weights == again.num_parameters() < _model(family).num_parameters()
+    assert done.n_weights == again.num_parameters() < _model(name).num_parameters()
     assert json.loads((tmp_path / "cut" / "origin.json").read_text())["layers"] == layers
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_with_all_its_layers_it_is_the_same_model(family: str, tmp_path: Path) -> None:
-    whole = _saved(family, tmp_path / "whole")
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_with_all_its_layers_it_is_the_same_model(name: str, tmp_path: Path) -> None:
+    whole = _saved(name, tmp_path / "whole")
     cut(str(whole), tmp_path / "cut")
     a, b = (load_model(path).model for path in (whole, tmp_path / "cut"))
     assert a.state_dict().keys() == b.state_dict().keys()

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from distillability.errors import UserError
 from distillability.files import new_folder, write_json
+from distillability.models.architectures import ARCHITECTURES
 from distillability.models.load import load_model
-from distillability.models.shape import FAMILIES
 from distillability.models.vocabulary import Chat, keep_vocabulary_of
 
 __all__ = ["Cut", "cut", "evenly_spaced", "keep_layers"]
@@ -57,7 +57,7 @@ def cut(
         chats: (question, answer) pairs whose vocabulary is kept; all of it where None.
 
     Raises:
-        UserError: there is no such model, it is of a family that cannot be cut, it has no such layers, or its vocabulary cannot be cut.
+        UserError: there is no such model, its architecture or its vocabulary cannot be cut, or it has no such layers.
     """
     loaded = load_model(reference, dtype="auto", device=torch.device("cpu"), trust_remote_code=trust_remote_code)
     n_layers = loaded.model.config.num_hidden_layers
@@ -90,11 +90,11 @@ def keep_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMode
     """The model itself with these of its layers alone, in this order.
 
     Raises:
-        UserError: it is of a family that cannot be cut, or it has no such layers.
+        UserError: it is of an architecture that cannot be cut, or it has no such layers.
     """
     config, name = model.config, str(model.name_or_path)
-    if config.model_type not in FAMILIES:
-        raise UserError.single(name, f"a model of the family {config.model_type} cannot be cut", f"use one of {', '.join(FAMILIES)}")
+    if config.model_type not in ARCHITECTURES:
+        raise UserError.single(name, f"a model of architecture {config.model_type} cannot be cut", f"use one of {', '.join(ARCHITECTURES)}")
     whole = model.model.layers
     if not layers or len(set(layers)) != len(layers) or not all(0 <= layer < len(whole) for layer in layers):
         what = f"{', '.join(map(str, layers)) or 'none'}: not different layers of 0 to {len(whole) - 1}"

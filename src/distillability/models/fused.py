@@ -4,8 +4,7 @@ At the sizes of a laptop most of a library's forward pass is the bookkeeping aro
 projections that follow, queries, keys and values are one product, gate and up another, the attention's scale is in the queries, and a
 rotation is one complex product. The decoder in `inference/decoder.py` reads it a token at a time, `models/head.py` whole texts at once.
 
-Supported are Llama (SmolLM), Mistral, Qwen2, Qwen3 and Gemma 3 text models, with LoRA adapters or without; `unsupported` says why another
-is not.
+Supported are the architectures of `models/architectures.py`, with LoRA adapters or without; `unsupported` says why another model is not.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from distillability.models.architectures import ARCHITECTURES
+
 __all__ = ["Attend", "FusedModel", "is_narrow", "unsupported"]
 
-_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text")
 _ACTIVATIONS = {"silu": F.silu, "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh")}
 _NARROW = 512  # hidden size below which bookkeeping and conversions are most of a forward pass on a processor
 _FEW_ROWS = 128  # a half-precision product of so few rows is faster with the weight on its left, on processors
@@ -37,7 +37,7 @@ def is_narrow(model: nn.Module) -> bool:
 def unsupported(model: nn.Module, length: int) -> str | None:
     """Why `model` cannot be fused and read up to `length` tokens a row; None where it can."""
     config = _causal(model).config
-    if config.model_type not in _FAMILIES:
+    if config.model_type not in ARCHITECTURES:
         return f"architecture {config.model_type}"
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     if activation not in _ACTIVATIONS:
@@ -129,6 +129,7 @@ class FusedModel:
         self.dtype, self.causal = dtype, _causal(model)
         self.backbone = self.causal.model
         config = self.causal.config
+        self.architecture = ARCHITECTURES[config.model_type]
         self.device = self.backbone.embed_tokens.weight.device
         self.n_heads, self.n_kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = self.backbone.layers[0].self_attn.head_dim
@@ -145,31 +146,36 @@ class FusedModel:
         embedding = self.backbone.embed_tokens
         self.embedding = embedding.weight.detach()
         self.embedding_scale = float(getattr(embedding, "scalar_embed_scale", 1.0))
-        self.final_gain = _gain(self.backbone.norm)
+        self.final_gain = self._gain(self.backbone.norm)
         self.head = _Linear.read(self.causal.lm_head).to(self.dtype)
 
     def _fuse(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
-        gemma = hasattr(layer, "pre_feedforward_layernorm")
+        norms_behind = self.architecture.norms_behind
         queries, keys = (_Linear.read(linear).rows(self._interleave) for linear in (attention.q_proj, attention.k_proj))
         gain = None
-        if hasattr(attention, "q_norm"):
-            q_gain, k_gain = self._interleave(_gain(attention.q_norm)) * attention.scaling, self._interleave(_gain(attention.k_norm))
-            gain = torch.cat([q_gain.expand(self.n_heads, -1), k_gain.expand(self.n_kv_heads, -1)])
+        if self.architecture.qk_norm:
+            q_gain, k_gain = (self._interleave(self._gain(norm)) for norm in (attention.q_norm, attention.k_norm))
+            gain = torch.cat([(q_gain * attention.scaling).expand(self.n_heads, -1), k_gain.expand(self.n_kv_heads, -1)])
         else:
             queries = queries.rows(lambda row: row * attention.scaling)
         gate_up = _Linear.join(_Linear.read(mlp.gate_proj), _Linear.read(mlp.up_proj))
-        before_mlp = layer.pre_feedforward_layernorm if gemma else layer.post_attention_layernorm
+        before_mlp = layer.pre_feedforward_layernorm if norms_behind else layer.post_attention_layernorm
         return _Layer(
-            qkv=_Linear.join(queries, keys, _Linear.read(attention.v_proj)).after(_gain(layer.input_layernorm)).to(self.dtype),
+            qkv=_Linear.join(queries, keys, _Linear.read(attention.v_proj)).after(self._gain(layer.input_layernorm)).to(self.dtype),
             qk_gain=gain,
             out=_Linear.read(attention.o_proj).to(self.dtype),
-            out_gain=_gain(layer.post_attention_layernorm) if gemma else None,
-            gate_up=gate_up.after(_gain(before_mlp)).to(self.dtype),
+            out_gain=self._gain(layer.post_attention_layernorm) if norms_behind else None,
+            gate_up=gate_up.after(self._gain(before_mlp)).to(self.dtype),
             down=_Linear.read(mlp.down_proj).to(self.dtype),
-            down_gain=_gain(layer.post_feedforward_layernorm) if gemma else None,
+            down_gain=self._gain(layer.post_feedforward_layernorm) if norms_behind else None,
             rope=attention.layer_type if self._rope_by_kind() else None,
         )
+
+    def _gain(self, norm: Any) -> torch.Tensor:
+        """What a norm multiplies by."""
+        weight: torch.Tensor = norm.weight.detach().float()
+        return 1 + weight if self.architecture.offset_norms else weight
 
     def _interleave(self, rows: torch.Tensor) -> torch.Tensor:
         """Bring each head's dimension i next to i + D/2, so that a pair is one complex number and a rotation one product.
@@ -266,9 +272,3 @@ def _plain_or_lora(module: nn.Module) -> bool:
     if type(module) is nn.Linear:
         return True
     return hasattr(module, "get_delta_weight") and type(getattr(module, "base_layer", None)) is nn.Linear
-
-
-def _gain(norm: Any) -> torch.Tensor:
-    """What a norm multiplies by; Gemma's is 1 + its weight."""
-    weight: torch.Tensor = norm.weight.detach().float()
-    return 1 + weight if type(norm).__name__.startswith("Gemma") else weight

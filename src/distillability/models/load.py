@@ -23,14 +23,12 @@ from transformers.integrations import deepspeed
 from transformers.utils import logging as transformers_logging
 
 from distillability.errors import UserError
+from distillability.models.architectures import inner_architecture, inner_weight_names
 from distillability.models.chat import TemplateVariables, with_end_of_turn, with_template
 from distillability.models.convert import as_folder
 from distillability.models.locate import adapted_model, has_tokenizer
 
 transformers_logging.disable_progress_bar()  # our own lines say what is going on
-
-# Models of several kinds of input: what their files call the weights of the language model, and what it calls them by itself.
-_LARGER = {"gemma3": {r"^language_model\.model\.": "model.", r"^language_model\.lm_head": "lm_head"}}
 
 __all__ = ["LoadedModel", "default_device", "initialise_student", "load_model", "load_tokenizer"]
 
@@ -136,7 +134,7 @@ def _load_weights(path: str, dtype: torch.dtype | Literal["auto"], trust_remote_
 def _load_language_model(path: str, dtype: torch.dtype | Literal["auto"], trust_remote_code: bool) -> PreTrainedModel:
     """A model, of one of several kinds of input its language model."""
     config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    names = _LARGER.get(config.model_type)
+    names = inner_weight_names(config.model_type)
     inner = {} if names is None else {"config": _language_config(config), "key_mapping": names}
     model: PreTrainedModel
     with _undivided():
@@ -175,7 +173,7 @@ def _require_all(missing: Collection[str]) -> None:
 
 
 def _language_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    return config.text_config if config.model_type in _LARGER else config
+    return config.text_config if inner_architecture(config.model_type) else config
 
 
 def initialise_student(

@@ -7,23 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillability.errors import UserError
+from distillability.models.architectures import ARCHITECTURES, Architecture, inner_architecture
 
-__all__ = ["FAMILIES", "ModelShape", "model_shape"]
+__all__ = ["ModelShape", "model_shape"]
 
-# What transformers' configuration classes fill in where a file leaves it out; None for heads means hidden size over attention heads.
-_COMMON: dict[str, Any] = {"tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False, "head_dim": None}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {"num_key_value_heads": None},
-    "mistral": {"num_key_value_heads": 8},
-    "qwen2": {"num_key_value_heads": 32},
-    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
-    "gemma3_text": {
-        "vocab_size": 262_208,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "tie_word_embeddings": True,
-    },
+# What transformers fills in for a Llama where a file leaves it out. None: hidden size over attention heads, and as many as these.
+_COMMON: dict[str, Any] = {
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "head_dim": None,
+    "num_key_value_heads": None,
 }
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
@@ -36,7 +30,7 @@ class ModelShape:
         vectors: weights of a layer that are no matrix: norms and biases.
     """
 
-    family: str
+    architecture: str
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -100,34 +94,36 @@ def model_shape(reference: str, config: dict[str, Any]) -> ModelShape:
     """The shape that `config.json` describes; of a model of several kinds of input, that of its language model.
 
     Raises:
-        UserError: the family is not one of `FAMILIES`, or a size is missing.
+        UserError: the architecture is not one of `ARCHITECTURES`, or a size is missing.
     """
     inner = config.get("text_config")
     if isinstance(inner, dict):
-        config = {"model_type": f"{config.get('model_type')}_text", **inner}
-    family = str(config.get("model_type"))
-    if family not in FAMILIES:
-        what = f"an architecture that cannot be planned for ({family})"
-        raise UserError.single(reference, what, f"use a model of {', '.join(FAMILIES)}; other architectures run, but are not counted here")
-    given = {**_COMMON, **FAMILIES[family], **{key: value for key, value in config.items() if value is not None}}
+        whole = str(config.get("model_type"))
+        config = {"model_type": inner_architecture(whole) or whole, **inner}
+    name = str(config.get("model_type"))
+    if name not in ARCHITECTURES:
+        what = f"an architecture that cannot be planned for ({name})"
+        raise UserError.single(reference, what, f"use a model of {', '.join(ARCHITECTURES)}; others run, but are not counted here")
+    architecture = ARCHITECTURES[name]
+    given = {**_COMMON, **architecture.defaults, **{key: value for key, value in config.items() if value is not None}}
     missing = [size for size in _SIZES if not isinstance(given.get(size), int)]
     if missing:
         raise UserError.single(reference, f"its configuration has no {', '.join(missing)}", "save the model again")
     heads, hidden = given["num_attention_heads"], given["hidden_size"]
     head_dim, kv_heads = given["head_dim"] or hidden // heads, given["num_key_value_heads"] or heads
     return ModelShape(
-        family=family,
+        architecture=name,
         **{size: given[size] for size in _SIZES},
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
         tie_word_embeddings=given["tie_word_embeddings"],
-        vectors=_vectors(family, given, heads * head_dim, kv_heads * head_dim, head_dim),
+        vectors=_vectors(architecture, given, heads * head_dim, kv_heads * head_dim, head_dim),
     )
 
 
-def _vectors(family: str, given: dict[str, Any], query_width: int, kv_width: int, head_dim: int) -> int:
+def _vectors(architecture: Architecture, given: dict[str, Any], query_width: int, kv_width: int, head_dim: int) -> int:
     hidden, inner = given["hidden_size"], given["intermediate_size"]
-    norms = (4 if family == "gemma3_text" else 2) * hidden + (2 * head_dim if family in ("qwen3", "gemma3_text") else 0)
+    norms = (4 if architecture.norms_behind else 2) * hidden + (2 * head_dim if architecture.qk_norm else 0)
     of_qkv, of_output = query_width + 2 * kv_width, hidden
-    attention = of_qkv if family == "qwen2" else of_qkv + of_output if given["attention_bias"] else 0
+    attention = of_qkv if architecture.qkv_bias else of_qkv + of_output if given["attention_bias"] else 0
     return int(norms + attention + (2 * inner + hidden if given["mlp_bias"] else 0))
