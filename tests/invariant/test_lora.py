@@ -127,7 +127,7 @@ def test_a_missing_target_module_lists_those_there_are(tiny: dict[str, Path], tm
         _calibrate(tiny, tmp_path, knob=1.0, lora=lora)
     query, head = caught.value.problems
     assert query.where == "calibrate.lora.target_modules" and "'query_proj'" in query.what
-    assert "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" in query.mend
+    assert "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj" in query.fix
     assert "'lm_head'" in head.what
 
 

@@ -33,7 +33,7 @@ def test_a_full_disk_at_a_checkpoint(tiny: dict[str, Path], tmp_path: Path, monk
     with pytest.raises(UserError) as caught:
         _calibrate(tiny, tmp_path / "full", knob=1.0)
     (problem,) = caught.value.problems
-    assert problem.where == str(tmp_path / "full") and "No space left" in problem.what and "--resume" in problem.mend
+    assert problem.where == str(tmp_path / "full") and "No space left" in problem.what and "--resume" in problem.fix
     assert not (tmp_path / "full" / "model").exists()
     found = last_checkpoint(tmp_path / "full" / "checkpoints")
     assert found is not None and found.step == 1

@@ -73,7 +73,7 @@ def test_a_grader_that_breaks_at_once_is_the_users_to_mend(tiny: dict[str, Path]
     task.calls = 99
     with pytest.raises(UserError, match="raised ZeroDivisionError") as caught:
         _run(tiny, tmp_path, task)
-    assert "--resume" in caught.value.problems[0].mend
+    assert "--resume" in caught.value.problems[0].fix
     assert not (tmp_path / "model").exists()
 
 

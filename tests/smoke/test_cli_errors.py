@@ -301,8 +301,8 @@ def test_converting_into_a_folder_that_exists() -> None:
 
 def test_converting_prints_what_it_did() -> None:
     tiny_gguf(Path("model.gguf"))
-    assert "mended: digits stand alone) to folder" in invoke("convert", "model.gguf", "folder", code=0)
-    assert json.loads(invoke("convert", "model.gguf", "again", "--json", code=0))["mended"] == ["digits stand alone"]
+    assert "fixed: digits stand alone) to folder" in invoke("convert", "model.gguf", "folder", code=0)
+    assert json.loads(invoke("convert", "model.gguf", "again", "--json", code=0))["fixed"] == ["digits stand alone"]
     assert "no problems found" in invoke("validate", make_recipe({"teacher": "./folder", "proxy": "./model.gguf"}), code=0)
 
 
@@ -350,7 +350,7 @@ def test_models_that_do_not_continue_texts(config: dict[str, Any]) -> None:
 
 def test_no_chat_template() -> None:
     assert "tasks.maths.student = ./student: no chat template" in invoke("validate", make_recipe(student={"template": None}))
-    assert 'chat_template = "plain"' in invoke("validate", "recipe.toml"), "it says how to mend"
+    assert 'chat_template = "plain"' in invoke("validate", "recipe.toml"), "it says how to fix"
     invoke("validate", "recipe.toml", "--set", "chat_template=plain", code=0)
     assert "chat_template = my.jinja: there is no such file" in invoke("validate", "recipe.toml", "--set", "chat_template=my.jinja")
     (Path("student") / "chat_template.jinja").write_text("{{ messages }}")
@@ -592,7 +592,7 @@ def test_problems_as_json() -> None:
     outcome = CliRunner().invoke(app, ["validate", make_recipe({"querys": 1}), "--json"])
     assert outcome.exit_code == 2
     (problem,) = json.loads(outcome.stdout)["problems"]
-    assert problem["where"] == "recipe.toml:10" and problem["mend"] == "did you mean 'queries'?"
+    assert problem["where"] == "recipe.toml:10" and problem["fix"] == "did you mean 'queries'?"
 
 
 @pytest.mark.parametrize("place", ["key", "source", "model", "column", "override", "file"])
@@ -629,7 +629,7 @@ def test_a_mistake_found_by_a_stage_is_a_mistake(stages: Callable[[Callable[...,
         raise UserError.single("tasks.maths.proxy", "fails admission", "use another, or --force")
 
     stages(fail)
-    assert "tasks.maths.proxy: fails admission\n      mend: use another, or --force" in invoke("calibrate", make_recipe())
+    assert "tasks.maths.proxy: fails admission\n      fix: use another, or --force" in invoke("calibrate", make_recipe())
 
 
 def test_a_bug_of_ours_is_not_called_a_mistake(stages: Callable[[Callable[..., None]], None]) -> None:
@@ -670,7 +670,7 @@ def test_each_verb_runs_its_own_stages(stages: Callable[[Callable[..., None]], N
     [
         ("run", "Calibrate, distil, evaluate and report;"),
         ("calibrate", "Calibrate the teachers."),
-        ("distill", "Buy the traces and distil the students."),
+        ("distill", "Sample teacher traces and train the students."),
         ("evaluate", "Measure teachers and students."),
         ("sweep", "Run a recipe with a teacher for every value of the knob"),
     ],

@@ -142,7 +142,7 @@ def test_settings_that_would_save_or_load_parts_are_refused(
     for name, value in (FSDP | told).items():
         monkeypatch.setitem(os.environ, name, value)
     done = run("validate", *RECIPE, check=False, cwd=place)
-    assert done.returncode == 2 and where in done.stderr and "mend:" in done.stderr
+    assert done.returncode == 2 and where in done.stderr and "fix:" in done.stderr
 
 
 def test_merging_an_adapter_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

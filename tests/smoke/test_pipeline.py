@@ -68,7 +68,7 @@ def test_a_proxy_that_fails_admission_stops_before_training_unless_forced(tmp_pa
     said = done.stdout + done.stderr
     assert done.returncode == 2, said
     assert "fails admission" in said
-    assert "mend:" in said
+    assert "fix:" in said
     assert not list(folder.glob("calibrate/maths/distillable"))
     run("calibrate", str(SMOKE), "--out", str(folder), "--resume", "--force", *untrained)
     assert json.loads((folder / "recipe.json").read_text())["calibrate"]["force"] is True

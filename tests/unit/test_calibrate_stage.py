@@ -116,10 +116,10 @@ def test_no_scale_says_what_where_and_how_to_mend(tiny: dict[str, Path], tmp_pat
     assert missing.where == "calibrate.teachers (distillable, undistillable), task maths"
     assert f'none of 8 prompts got two answers that count as right (calibrate.require = "{require}")' in missing.what
     assert str(tiny["teacher"]) in missing.what
-    assert "raise calibrate.scale_prompts or calibrate.num_generations" in missing.mend
+    assert "raise calibrate.scale_prompts or calibrate.num_generations" in missing.fix
     assert flat.where == "calibrate.teachers (longer), task maths"
     assert "have the same length within each prompt" in flat.what
-    assert "leave out the teachers with this reward" in flat.mend
+    assert "leave out the teachers with this reward" in flat.fix
 
 
 def test_a_task_that_plants_no_errors_swaps_answers() -> None:

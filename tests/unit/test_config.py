@@ -185,7 +185,7 @@ def test_all_problems_are_reported_at_once_each_with_its_origin(recipe_file: Pat
 
 def test_missing_keys_say_what_they_are_for(recipe_file: Path) -> None:
     recipe_file.write_text(RECIPE.replace("queries = 100\n", ""), encoding="utf-8")
-    assert "tasks.0.queries: missing\n    mend: add queries = … (Q, the headline number of traces" in problems_of(recipe_file)
+    assert "tasks.0.queries: missing\n    fix: add queries = … (Q, the headline number of traces" in problems_of(recipe_file)
 
 
 @pytest.mark.parametrize(

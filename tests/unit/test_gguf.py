@@ -71,7 +71,7 @@ def test_it_is_converted_once_and_again_when_it_changes(path: Path, caplog: pyte
     folder = as_folder(str(path))
     assert as_folder(str(path)) == folder
     assert [record.getMessage() for record in caplog.records] == [
-        f"converted {path} (llama, 0.0 M weights in float32; mended: digits stand alone) to {folder}"
+        f"converted {path} (llama, 0.0 M weights in float32; fixed: digits stand alone) to {folder}"
     ]
     tiny_gguf(path, pre="default")
     assert as_folder(str(path)) != folder
@@ -156,14 +156,14 @@ def test_a_text_with_digits_is_scored_by_the_tokens_of_its_digits(path: Path) ->
     source = tiny_gguf(path)
     loaded = load_model(path)
     plain = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    (mended,), (unmended,) = (Scorer(source, tokenizer).score(["the"], ["12"]) for tokenizer in (loaded.tokenizer, plain))
-    assert mended is not None and unmended is not None
-    assert (mended.n_tokens, unmended.n_tokens) == (2, 1)
+    (fixed,), (unmended,) = (Scorer(source, tokenizer).score(["the"], ["12"]) for tokenizer in (loaded.tokenizer, plain))
+    assert fixed is not None and unmended is not None
+    assert (fixed.n_tokens, unmended.n_tokens) == (2, 1)
     ids = [*prompt_ids(loaded.tokenizer, "the"), *completion_ids(loaded.tokenizer, "12"), 2]
     with torch.no_grad():
         logprobs = source(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     expected = sum(float(logprobs[position - 1, ids[position]]) for position in range(len(ids) - 3, len(ids)))
-    assert mended.logprob == pytest.approx(expected, abs=1e-4)
+    assert fixed.logprob == pytest.approx(expected, abs=1e-4)
 
 
 # Checks without weights
@@ -203,7 +203,7 @@ def test_a_file_that_is_no_gguf(path: Path) -> None:
     path.write_bytes(b"PK\x03\x04 something else")
     message = refusal(path)
     assert f"{path}: not a GGUF file" in message
-    assert "mend:" in message
+    assert "fix:" in message
 
 
 def test_a_gguf_of_a_version_to_come(path: Path) -> None:

@@ -131,7 +131,7 @@ def test_each_proxy_must_pass_by_itself(tiny: dict[str, Path], tmp_path: Path, m
     with pytest.raises(UserError) as caught:
         stage.calibration_jobs(context)
     (problem,) = caught.value.problems
-    assert str(tiny["student"]) in problem.mend and str(tiny["proxy"]) not in problem.mend
+    assert str(tiny["student"]) in problem.fix and str(tiny["proxy"]) not in problem.fix
 
 
 def test_the_worst_case_has_a_scale_for_each_direction(tiny: dict[str, Path], tmp_path: Path) -> None:

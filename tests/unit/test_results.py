@@ -82,7 +82,7 @@ def test_another_schema_is_refused(path: Path, schema: Any) -> None:
     with pytest.raises(UserError) as raised:
         read_results(path)
     (problem,) = raised.value.problems
-    assert problem.where == f"{path} at schema" and problem.what and problem.mend
+    assert problem.where == f"{path} at schema" and problem.what and problem.fix
 
 
 @pytest.mark.parametrize("verb", ["show", "report"])

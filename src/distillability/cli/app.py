@@ -24,7 +24,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="distillability",
-    help="Calibrate how well a language model can be distilled, and measure what that is worth.",
+    help="How well can a teacher LLM be distilled, and a knob for it: diagnose, calibrate, distil, evaluate, report.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -48,9 +48,7 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)] = False,
 ) -> None:
     pass
 

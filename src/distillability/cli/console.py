@@ -61,7 +61,7 @@ def guarded(*, debug: bool = False, as_json: bool = False, on_interrupt: Callabl
         sys.stderr.close()
         raise typer.Exit(FAILED) from None
     except Exception as error:
-        # A failure that is not the user's to mend is shown whole: it may have taken hours to reach.
+        # A failure that is not the user's to fix is shown whole: it may have taken hours to reach.
         say(traceback.format_exc(), to_stderr=True)
         say(f"failed: {type(error).__name__}: {error}", to_stderr=True)
         say("This is not a mistake in what you gave. Please report it with the lines above.", to_stderr=True)

@@ -16,12 +16,12 @@ __all__ = ["convert"]
 
 def convert(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A .gguf file.", show_default=False)],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where it goes; it must not exist yet.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Output folder; it must not exist.", show_default=False)],
     quiet: Quiet = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a GGUF file as an ordinary Hugging Face folder."""
+    """Convert a GGUF file into a Hugging Face model folder."""
     with guarded(debug=debug, as_json=json):
         from distillability.errors import UserError
 
@@ -32,6 +32,6 @@ def convert(
 
         done = convert_file(model, folder)
         if json:
-            say_json({"folder": str(done.folder), "architecture": done.architecture, "weights": done.n_weights, "mended": done.mended})
+            say_json({"folder": str(done.folder), "architecture": done.architecture, "weights": done.n_weights, "fixed": done.fixed})
         elif not quiet:
             say(str(done))

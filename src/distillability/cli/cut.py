@@ -15,14 +15,14 @@ __all__ = ["cut"]
 
 Layers = Annotated[
     str | None,
-    typer.Option(metavar="N or I,J,…", help="How many, evenly spaced, or which ones from 0 on; all if not given.", show_default=False),
+    typer.Option(metavar="N or I,J,…", help="How many layers (evenly spaced), or their indices from 0. Default: all.", show_default=False),
 ]
 
 VocabularyOf = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Questions and answers as JSON Lines; only tokens that they need are kept, all if not given.",
+        help="Questions and answers as JSON Lines; only the tokens they need are kept. Default: the whole vocabulary.",
         show_default=False,
     ),
 ]
@@ -30,14 +30,14 @@ VocabularyOf = Annotated[
 
 def cut(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, folder or .gguf file.", show_default=False)],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where it goes; it must not exist yet.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Output folder; it must not exist.", show_default=False)],
     layers: Layers = None,
     vocabulary_of: VocabularyOf = None,
     quiet: Quiet = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write some layers of a model, or some of its vocabulary, as a smaller one."""
+    """Make a smaller model: fewer layers or a smaller vocabulary."""
     with guarded(debug=debug, as_json=json):
         from distillability.errors import UserError
 
@@ -62,6 +62,6 @@ def _parse(layers: str) -> int | list[int]:
     try:
         found = [int(part) for part in layers.split(",")]
     except ValueError:
-        mend = "a number of layers, as 12, or their numbers, as 0,5,11"
-        raise UserError.single(f"--layers {layers}", "not whole numbers", mend) from None
+        fix = "a number of layers, as 12, or their numbers, as 0,5,11"
+        raise UserError.single(f"--layers {layers}", "not whole numbers", fix) from None
     return found if "," in layers else found[0]

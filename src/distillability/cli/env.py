@@ -13,7 +13,7 @@ _VARIABLES = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "
 
 
 def env(json: Json = False, debug: Debug = False) -> None:
-    """Show versions, processor, code and lab models."""
+    """Print versions, processor, code state and lab models."""
     with guarded(debug=debug, as_json=json):
         from distillability.models.locate import lab_models
         from distillability.runs.manifest import code_state, processor, versions

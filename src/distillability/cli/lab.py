@@ -12,7 +12,7 @@ from distillability.cli.options import Debug, Quiet
 
 __all__ = ["lab"]
 
-lab = typer.Typer(help="The small models that come with the package.", no_args_is_help=True, rich_markup_mode=None)
+lab = typer.Typer(help="The small models that ship with the package.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @lab.callback()
@@ -22,12 +22,12 @@ def _group() -> None:
 
 @lab.command()
 def build(
-    out: Annotated[Path | None, typer.Option(help="Where the models go; into the package where not given.", show_default=False)] = None,
-    family: Annotated[str, typer.Option(help="Which task's models.")] = "maths",
+    out: Annotated[Path | None, typer.Option(help="Output folder. Default: inside the package.", show_default=False)] = None,
+    family: Annotated[str, typer.Option(help="Task family.")] = "maths",
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train the lab's models from their fixed seeds."""
+    """Train the lab's models from fixed seeds."""
     with guarded(debug=debug):
         from distillability.lab.build import build as build_models
         from distillability.models.locate import lab_folder

@@ -26,21 +26,25 @@ class Role(StrEnum):
 
 
 def lm_eval(
-    tasks: Annotated[str, typer.Argument(metavar="TASK[,TASK]", help="Names of lm-eval, or YAML files.", show_default=False)],
+    tasks: Annotated[str, typer.Argument(metavar="TASK[,TASK]", help="lm-eval task names, or YAML files.", show_default=False)],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, hub id or .gguf file.", show_default=False)],
-    role: Annotated[Role, typer.Option(help="What the rows call the model.")] = Role.teacher,
-    include_path: Annotated[Path | None, typer.Option(help="A folder with task files of your own.", show_default=False)] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many documents of each task.", show_default=False)] = None,
-    num_fewshot: Annotated[int | None, typer.Option(min=0, help="Examples; the task's own number otherwise.", show_default=False)] = None,
-    as_chat: Annotated[bool, typer.Option("--chat/--plain", help="Through the model's chat template, or as plain text.")] = True,
+    role: Annotated[Role, typer.Option(help="Role of the model in the result rows.")] = Role.teacher,
+    include_path: Annotated[Path | None, typer.Option(help="Folder with your own task files.", show_default=False)] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate at most this many documents per task.", show_default=False)] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Number of few-shot examples. Default: the task's own.", show_default=False)
+    ] = None,
+    as_chat: Annotated[bool, typer.Option("--chat/--plain", help="Render prompts with the chat template, or as plain text.")] = True,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
-    seed: Annotated[int, typer.Option(help="Of the choice of examples.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write the rows into this file too, as in results.json.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="Seed for the choice of few-shot examples.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the rows to this file, in the format of results.json.", show_default=False)
+    ] = None,
     quiet: Quiet = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Evaluate a teacher or a student on tasks of the lm-evaluation-harness."""
+    """Evaluate a model on tasks of the lm-evaluation-harness."""
     with guarded(debug=debug, as_json=json):
         require_torch("evaluating a model")
         _require_writable(out)

@@ -31,19 +31,23 @@ def plan(
         ),
     ] = "this",
     utilisation: Annotated[
-        float | None, typer.Option(min=0.01, max=1, help="Share of peak rates that is reached; the hardware's own guess otherwise.")
+        float | None, typer.Option(min=0.01, max=1, help="Fraction of the peak rate that is reached. Default: a guess for the hardware.")
     ] = None,
-    usd_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one device.", show_default=False)] = None,
+    usd_per_hour: Annotated[float | None, typer.Option(min=0, help="Price of one device-hour.", show_default=False)] = None,
     sharded: Annotated[
-        bool, typer.Option("--sharded", help="Weights, gradients, optimiser state divided over devices (FSDP, ZeRO-3).")
+        bool, typer.Option("--sharded", help="Weights, gradients and optimiser state are sharded over devices (FSDP, ZeRO-3).")
     ] = False,
-    prompt_length: Annotated[int | None, typer.Option(min=1, help="Mean tokens; measured where not given.", show_default=False)] = None,
-    completion_length: Annotated[int | None, typer.Option(min=1, help="Mean tokens; the limit if not given.", show_default=False)] = None,
-    distinct: Annotated[float, typer.Option(min=0.01, max=1, help="Share of a prompt's completions that differ.")] = 1.0,
+    prompt_length: Annotated[
+        int | None, typer.Option(min=1, help="Mean prompt length in tokens. Default: measured on the data.", show_default=False)
+    ] = None,
+    completion_length: Annotated[
+        int | None, typer.Option(min=1, help="Mean completion length in tokens. Default: max_completion_length.", show_default=False)
+    ] = None,
+    distinct: Annotated[float, typer.Option(min=0.01, max=1, help="Fraction of a prompt's completions that are distinct.")] = 1.0,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a recipe will take: weights, memory, tokens, operations, hours and cost."""
+    """Estimate memory, tokens, hours and cost of a recipe."""
     with guarded(debug=debug, as_json=json):
         from distillability.config.load import load_recipe
         from distillability.planning.plan import Assumptions, plan_recipe

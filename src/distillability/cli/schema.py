@@ -16,7 +16,9 @@ _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusi
 
 
 def schema(
-    field: Annotated[str, typer.Argument(metavar="[FIELD]", help="A key, as calibrate.teachers.", show_default=False)] = "",
+    field: Annotated[
+        str, typer.Argument(metavar="[FIELD]", help="A dotted recipe key, for example calibrate.teachers.", show_default=False)
+    ] = "",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -30,8 +32,8 @@ def schema(
         node = describe(path)
         if node is None:
             guess = nearest(path[-1], fields_at(path[:-1]))
-            mend = f"did you mean {guess!r}?" if guess else "`distillability schema` lists all"
-            raise UserError.single(field, "no such key in a recipe", mend)
+            fix = f"did you mean {guess!r}?" if guess else "`distillability schema` lists all"
+            raise UserError.single(field, "no such key in a recipe", fix)
         if json:
             say_json(node)
             return

@@ -15,7 +15,7 @@ __all__ = ["show", "summarise"]
 
 
 def show(folder: Folder, json: Json = False, debug: Debug = False) -> None:
-    """Show a run at a glance."""
+    """Print the headline of a run."""
     with guarded(debug=debug, as_json=json):
         from distillability.runs.folder import RunFolder
 

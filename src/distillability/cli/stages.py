@@ -1,4 +1,4 @@
-"""The verbs that run stages: `distillability run` for all of them, and one verb a stage. They differ in two words, so they are a table."""
+"""The verbs that run stages: `distillability run` for all of them, and one verb a stage. One table, since they differ in help and stages alone."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ __all__ = ["STAGE_VERBS", "stage_verb"]
 
 # verb -> its help, the stages it runs. `report` takes a folder alone, and has a file of its own.
 STAGE_VERBS: dict[str, tuple[str, Sequence[str]]] = {
-    "run": ("Calibrate, distil, evaluate and report; diagnose where the recipe has a [diagnose] section.", STAGES),
-    "diagnose": (
-        "Name the traps that await students, and the symptoms of those that are there.",
-        ("diagnose", "report"),
-    ),
-    "calibrate": ("Calibrate the teachers.", ("calibrate",)),
-    "distill": ("Buy the traces and distil the students.", ("distill",)),
-    "evaluate": ("Measure teachers and students.", ("evaluate",)),
+    "run": ("Run a whole recipe, from calibration to the report.", STAGES),
+    "diagnose": ("Measure the traps of a distillation, and the symptoms.", ("diagnose", "report")),
+    "calibrate": ("Calibrate the teachers by reinforcement fine-tuning.", ("calibrate",)),
+    "distill": ("Sample teacher traces and train the students.", ("distill",)),
+    "evaluate": ("Evaluate teachers and students, with intervals.", ("evaluate",)),
 }
 
 

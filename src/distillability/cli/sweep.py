@@ -18,7 +18,9 @@ __all__ = ["sweep"]
 
 Knobs = Annotated[
     str | None,
-    typer.Option("--knobs", metavar="K,K,…", help="Values of the knob, as -1,-0.1,0,0.1,1; sweep.knobs otherwise.", show_default=False),
+    typer.Option(
+        "--knobs", metavar="K,K,…", help="Knob values, for example -1,-0.1,0,0.1,1. Default: sweep.knobs of the recipe.", show_default=False
+    ),
 ]
 
 
@@ -33,7 +35,7 @@ def sweep(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run a recipe with a teacher for every value of the knob, and draw the knob curve."""
+    """Run a recipe at several knob values and plot the response."""
     overrides = [*set_, *([] if knobs is None else [_override(knobs)])]
     common = {"resume": resume, "force": force, "quiet": quiet, "debug": debug}
     execute("sweep", STAGES, recipe, out=out, overrides=overrides, as_json=json, derive=_derive, **common)

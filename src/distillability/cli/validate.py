@@ -15,7 +15,7 @@ def validate(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Check a recipe, its models and its data; with a [sweep] section, what the sweep would run too."""
+    """Check a recipe, its models and data before computing."""
     with guarded(debug=debug, as_json=json):
         from distillability.config.load import read_recipe, recipe_digest
         from distillability.config.sweep import derive

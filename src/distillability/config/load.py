@@ -81,8 +81,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError.single(str(path), f"cannot be read ({error})", "give the path of a TOML file") from None
     except tomllib.TOMLDecodeError as error:
-        mend = "strings need quotes, tables a [name], each key its own line"
-        raise UserError.single(str(path), f"not TOML: {error}", mend) from None
+        fix = "strings need quotes, tables a [name], each key its own line"
+        raise UserError.single(str(path), f"not TOML: {error}", fix) from None
     except json.JSONDecodeError as error:
         raise UserError.single(str(path), f"not JSON: {error}", again) from None
     if not isinstance(raw, dict):
@@ -257,12 +257,12 @@ def _problem(error: Any, raw: dict[str, Any], file: str, lines: dict[KeyPath, in
     path = _raw_path(raw, error["loc"])
     named = [part for part in path if isinstance(part, str)]  # of a list's element, the list
     key, parent = (named[-1] if named else ""), named[:-1]
-    what, mend = _explain(error, key, fields_at(error["loc"][:-1]))
-    return Problem(_where(path, file, lines, origins), f"{_dotted(path)}: {what}" if path else what, mend or _see(parent, key))
+    what, fix = _explain(error, key, fields_at(error["loc"][:-1]))
+    return Problem(_where(path, file, lines, origins), f"{_dotted(path)}: {what}" if path else what, fix or _see(parent, key))
 
 
 def _explain(error: Any, key: str, known: dict[str, Any]) -> tuple[str, str]:
-    """What is wrong and how to mend it; an empty mend where the field's own description serves best."""
+    """What is wrong and how to fix it; an empty fix where the field's own description serves best."""
     given = error["input"]
     match error["type"]:
         case "extra_forbidden" if key in _RENAMED:
@@ -281,8 +281,8 @@ def _explain(error: Any, key: str, known: dict[str, Any]) -> tuple[str, str]:
             guess = nearest(str(given), re.findall(r"'([^']*)'", error["ctx"]["expected"]))
             return f"{given!r} is none of {error['ctx']['expected']}", f"did you mean {guess!r}?" if guess else "use one of those"
         case "value_error":
-            what, *mend = error["ctx"]["error"].args
-            return what, mend[0] if mend else _MENDS.get(key, "")
+            what, *fix = error["ctx"]["error"].args
+            return what, fix[0] if fix else _MENDS.get(key, "")
         case _:
             message = error["msg"].replace("Input should", "should").replace("String should", "should").replace(" after validation", "")
             shown = "" if isinstance(given, dict | list) else f", not {given!r}"

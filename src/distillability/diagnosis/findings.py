@@ -87,7 +87,7 @@ class Finding:
         return vars(self.rule) | vars(self.estimate) | {"severity": self.severity, "sentence": self.sentence, "details": self.details}
 
     def __str__(self) -> str:
-        """One line, and a second one with the remedy where there is something to mend."""
+        """One line, and a second one with the remedy where there is something to fix."""
         line = f"{_MARKS[self.severity]} {self.rule.title}: {self.estimate}\n     {self.sentence}"
         return f"{line}\n     remedy: {self.rule.remedy}" if self.severity in ("clear", "possible") else line
 

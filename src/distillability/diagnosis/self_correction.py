@@ -21,7 +21,7 @@ _RECOVERY = Rule(
     "recovery from a planted error, teacher minus student",
     0.1,
     "above",
-    "own: one planted error in ten that the teacher mends and the student does not",
+    "own: one planted error in ten that the teacher fixes and the student does not",
     "`on_policy_share` above 0: the student learns what to do after its own errors",
 )
 

@@ -125,8 +125,8 @@ def _unknown(tasks: Sequence[str], known: Sequence[str]) -> Iterator[Problem]:
     for task in tasks:
         if task not in known and not _is_file(task):
             guess = nearest(task, known)
-            mend = f"did you mean {guess!r}? " if guess else ""
-            yield Problem(task or "''", "no task of lm-eval, and no file of one", f"{mend}--include-path FOLDER adds your own tasks")
+            fix = f"did you mean {guess!r}? " if guess else ""
+            yield Problem(task or "''", "no task of lm-eval, and no file of one", f"{fix}--include-path FOLDER adds your own tasks")
 
 
 def _rows(found: Mapping[str, Any], role: Literal["teacher", "student"], source: str, seed: int, confidence: float) -> Iterator[Row]:

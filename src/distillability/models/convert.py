@@ -2,7 +2,7 @@
 
 Weights are unpacked to float32, which holds every quantised value exactly; the folder is larger than the file by as much.
 
-Two things are mended. Where a vocabulary was learnt with every digit apart, transformers does not split so, and a run of spaces or line
+Two things are fixed. Where a vocabulary was learnt with every digit apart, transformers does not split so, and a run of spaces or line
 ends before a digit becomes other tokens than in training. And a tenth of a quantised file's weights lie exactly midway between two bfloat16
 numbers: under autocast the first optimiser step, however small, tips all of them at once to the side of its sign (seen: 0.1 nats a token
 after one step at a rate of 1e-6, in float32 1e-4). They are spread between the middle and the number they round to: no change in bfloat16,
@@ -51,18 +51,18 @@ _FORM = 1  # of the folders written here; a new one makes old conversions be don
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion wrote: where, how many weights, and what had to be mended."""
+    """What a conversion wrote: where, how many weights, and what had to be fixed."""
 
     source: Path
     folder: Path
     architecture: str
     n_weights: int
-    mended: tuple[str, ...]
+    fixed: tuple[str, ...]
 
     def __str__(self) -> str:
-        mended = f"; mended: {', '.join(self.mended)}" if self.mended else ""
+        fixed = f"; fixed: {', '.join(self.fixed)}" if self.fixed else ""
         weights = f"{self.n_weights / 1e6:.1f} M weights in float32"
-        return f"converted {self.source} ({self.architecture}, {weights}{mended}) to {self.folder}"
+        return f"converted {self.source} ({self.architecture}, {weights}{fixed}) to {self.folder}"
 
 
 def as_folder(reference: str, tell: Callable[[str], None] = _log.warning) -> str:
@@ -112,17 +112,17 @@ def convert(path: Path, folder: Path) -> Converted:
         raise UserError.single(
             str(path), f"cannot be converted: {what}", "download the file again, or give the model as a Hugging Face folder"
         ) from error
-    mended = ["digits stand alone"] * _split_digits(tokenizer, header)
+    fixed = ["digits stand alone"] * _split_digits(tokenizer, header)
     n_weights, n_ties = sum(weight.numel() for weight in model.parameters()), _break_ties(model)
     if n_ties > _CHANCE_TIES * n_weights:
-        mended.append(f"{n_ties / n_weights:.1%} of the weights moved off a tie in bfloat16")
-    done = Converted(path, folder, header.architecture, n_weights, tuple(mended))
+        fixed.append(f"{n_ties / n_weights:.1%} of the weights moved off a tie in bfloat16")
+    done = Converted(path, folder, header.architecture, n_weights, tuple(fixed))
     _require_room(folder, 4 * n_weights)
     with new_folder(folder, replace=False) as temporary:
         with redirect_stderr(io.StringIO()):
             model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        write_json(temporary / "origin.json", {"gguf": path.name, "bytes": path.stat().st_size, "mended": mended})
+        write_json(temporary / "origin.json", {"gguf": path.name, "bytes": path.stat().st_size, "fixed": fixed})
     return done
 
 

@@ -106,14 +106,14 @@ def require_convertible(path: Path, header: GgufHeader) -> None:
     Raises:
         UserError: transformers reads no causal language model from this architecture, or would read it wrongly.
     """
-    mend = "give the model as a Hugging Face folder"
+    fix = "give the model as a Hugging Face folder"
     known = _architectures()
     if known is not None and _bare(header.architecture) not in {_bare(name) for name in known}:
         what = f"no causal language model is read from a GGUF file of the architecture {header.architecture!r}"
-        raise UserError.single(str(path), what, f"{mend}; GGUF files are read of {', '.join(sorted(known))}")
+        raise UserError.single(str(path), what, f"{fix}; GGUF files are read of {', '.join(sorted(known))}")
     if header.position_scaling is not None:
         what = f"its position embeddings are stretched ({header.position_scaling}), which transformers leaves out when it reads the file"
-        raise UserError.single(str(path), what, mend)
+        raise UserError.single(str(path), what, fix)
 
 
 def _architectures() -> set[str] | None:

@@ -69,8 +69,8 @@ def adapted_model(folder: Path) -> str | None:
     except (ValueError, LookupError, TypeError) as error:
         raise UserError.single(str(file), f"does not name the model it changes ({error!r})", "save the adapter again") from None
     except UserError as error:
-        mend = "put it back, or write its new place into base_model_name_or_path of adapter_config.json"
-        raise UserError.single(str(folder), f"the model of this adapter, {base}, is not there", mend) from error
+        fix = "put it back, or write its new place into base_model_name_or_path of adapter_config.json"
+        raise UserError.single(str(folder), f"the model of this adapter, {base}, is not there", fix) from error
     return str(base)
 
 

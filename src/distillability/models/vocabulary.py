@@ -49,8 +49,8 @@ def _chat(row: Row | Problem) -> Chat:
     with suppress(LookupError, TypeError):
         texts = [message["content"] for message in values["messages"]] if "messages" in values else [values["prompt"], values["answer"]]
     if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
-        mend = 'write {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]} or {"prompt": …, "answer": …}'
-        raise UserError.single(row.where, "neither two messages nor prompt and answer", mend)
+        fix = 'write {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]} or {"prompt": …, "answer": …}'
+        raise UserError.single(row.where, "neither two messages nor prompt and answer", fix)
     return texts[0], texts[1]
 
 

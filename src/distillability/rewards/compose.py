@@ -115,7 +115,7 @@ def _validate(
     elif task_reward.shape[1] < 2:
         problems.append(Problem("num_generations", "a group of one has nothing to be compared with", "draw at least 2 a prompt"))
     if not task_reward.isfinite().all():
-        problems.append(Problem("task_reward", "not finite", "mend the grader: every completion needs a number"))
+        problems.append(Problem("task_reward", "not finite", "fix the grader: every completion needs a number"))
     if compatibility.isinf().any():
         problems.append(Problem("compatibility", "infinite", "mark what a model could not score as missing (nan)"))
     if not math.isfinite(knob):

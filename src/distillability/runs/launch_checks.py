@@ -20,8 +20,8 @@ def launch_problems(recipe: Recipe, environment: Mapping[str, str]) -> Iterator[
         yield from _fsdp_problems(environment.get("FSDP_VERSION"), environment.get("FSDP_STATE_DICT_TYPE"))
         if is_on("FSDP_ACTIVATION_CHECKPOINTING"):
             what = "FSDP's own checkpointing renames layers, and an adapter would be saved without its weights"
-            mend = "leave it out, and set calibrate.activation_checkpointing and distill.activation_checkpointing in the recipe"
-            yield Problem("fsdp_activation_checkpointing", what, mend)
+            fix = "leave it out, and set calibrate.activation_checkpointing and distill.activation_checkpointing in the recipe"
+            yield Problem("fsdp_activation_checkpointing", what, fix)
         if is_on("FSDP_CPU_RAM_EFFICIENT_LOADING"):
             what = "all processes but the first would load empty models, proxies and students too"
             yield Problem("fsdp_cpu_ram_efficient_loading", what, "set it to false")

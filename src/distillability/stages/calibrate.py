@@ -251,13 +251,13 @@ def _without_scale(context: TaskContext, scales: dict[str, float | None]) -> lis
                 f"the knob has no scale: none of {settings.scale_prompts} prompts got two {right} and have a {reward} "
                 f"from the plain teacher {context.config.teacher}"
             )
-            mend = (
+            fix = (
                 "raise calibrate.scale_prompts or calibrate.num_generations, or the task's max_completion_length where answers are cut; "
                 "else take a teacher that is right more often"
             )
-            problems.append(Problem(where, what, mend))
+            problems.append(Problem(where, what, fix))
         elif not scales[scale]:
             what = f"the knob has no scale: the plain teacher's {right} have the same {reward} within each prompt"
-            mend = "take another proxy" if reward == "compatibility" else "leave out the teachers with this reward"
-            problems.append(Problem(where, what, f"raise calibrate.scale_prompts, or {mend}"))
+            fix = "take another proxy" if reward == "compatibility" else "leave out the teachers with this reward"
+            problems.append(Problem(where, what, f"raise calibrate.scale_prompts, or {fix}"))
     return problems

@@ -156,7 +156,7 @@ def _task_problems(recipe: Recipe, config: TaskConfig) -> Iterator[Problem]:
     models: dict[str, ModelFacts | None] = {}
     for role, reference in config.models.items():
         models[role], problems = _try(lambda reference=reference: read_facts(reference))  # type: ignore[misc]
-        yield from (Problem(f"tasks.{config.name}.{role} = {problem.where}", problem.what, problem.mend) for problem in problems)
+        yield from (Problem(f"tasks.{config.name}.{role} = {problem.where}", problem.what, problem.fix) for problem in problems)
     checked = _Checked(recipe, config, task, models)
     for role, facts in models.items():
         if facts is not None:
@@ -265,16 +265,16 @@ def _adapter_problems(checked: _Checked) -> Iterator[Problem]:
     calibrate, teacher = checked.recipe.calibrate, checked.models["teacher"]
     if teacher and teacher.is_part and calibrate.teachers and calibrate.lora is None:
         what = "its language model is part of a larger one, and the anchor's second copy would be loaded as the whole"
-        mend = f"write it by itself (distillability cut {teacher.reference} --out FOLDER) and name that folder, or set calibrate.lora"
-        yield Problem(f"{checked.where('teacher')} = {teacher.reference}", what, mend)
+        fix = f"write it by itself (distillability cut {teacher.reference} --out FOLDER) and name that folder, or set calibrate.lora"
+        yield Problem(f"{checked.where('teacher')} = {teacher.reference}", what, fix)
     lora = calibrate.lora
     known = _layer_names(teacher.layers_folder) if lora and teacher else []
     for name in lora.target_modules if lora and known else ():
         if name not in known:
             guess = nearest(name, known)
-            mend = f"did you mean {guess!r}? " if guess else ""
+            fix = f"did you mean {guess!r}? " if guess else ""
             what = f"{checked.config.teacher} has no linear layers of the name {name!r}"
-            yield Problem("calibrate.lora.target_modules", what, f"{mend}it has {', '.join(known)}")
+            yield Problem("calibrate.lora.target_modules", what, f"{fix}it has {', '.join(known)}")
 
 
 def _layer_names(folder: Path) -> list[str]:
@@ -300,7 +300,7 @@ def _grader_problems(checked: _Checked, task: Task) -> Iterator[Problem]:
     if refused and task.knows_gold:
         what = f"the grader refuses the task's own answer on {len(refused)} of {len(golds)} prompts, first {refused[0].id}"
         yield Problem(
-            checked.where("grader"), what, 'choose another grader, mend the answers, or set answer_column = "none" if they are none'
+            checked.where("grader"), what, 'choose another grader, fix the answers, or set answer_column = "none" if they are none'
         )
 
 

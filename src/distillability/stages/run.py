@@ -41,7 +41,7 @@ def run(recipe: Recipe, folder: RunFolder, *, stages: Sequence[str] = STAGES, qu
     """Do the named stages in their order; what is already done is not done again.
 
     Raises:
-        UserError: something the user can mend: a proxy that fails admission, a task that lacks what a source needs.
+        UserError: something the user can fix: a proxy that fails admission, a task that lacks what a source needs.
     """
     console = Console(stderr=True, quiet=quiet or not is_main(), highlight=False, soft_wrap=True)
     started = time.perf_counter()

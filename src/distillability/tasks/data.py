@@ -115,7 +115,7 @@ class Data(Task):
         except UserError:
             raise
         except Exception as error:  # a grader may be the user's own, and raise anything
-            raise UserError.single(where, f"raised {type(error).__name__}: {error}", "mend the grader, or that row") from error
+            raise UserError.single(where, f"raised {type(error).__name__}: {error}", "fix the grader, or that row") from error
         said = said.item() if hasattr(said, "item") else said  # numbers of numpy and torch
         if isinstance(said, Grade):
             return said

@@ -106,7 +106,7 @@ def _train(trainer: CalibrationTrainer, record: StepRecord, checkpoint: Checkpoi
     except CalibrationStopped as stopped:
         step = trainer.state.global_step
         if not whole_checkpoints(Path(trainer.args.output_dir)):
-            raise UserError.single("calibrate", str(stopped), "mend what it names, then go on with --resume") from stopped
+            raise UserError.single("calibrate", str(stopped), "fix what it names, then go on with --resume") from stopped
         return Stop(str(stopped), bad_from=step + 1)
     return record.stop
 

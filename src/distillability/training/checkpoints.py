@@ -123,8 +123,8 @@ def on_a_full_disk(folder: Path) -> Iterator[None]:
     except Exception as error:
         if not _is_full(error):
             raise
-        mend = "free some space, then go on with --resume: it continues from the last whole checkpoint"
-        raise UserError.single(str(folder), f"cannot be written: {error}", mend) from error
+        fix = "free some space, then go on with --resume: it continues from the last whole checkpoint"
+        raise UserError.single(str(folder), f"cannot be written: {error}", fix) from error
 
 
 def _is_full(error: Exception) -> bool:

@@ -92,10 +92,10 @@ class Floor:
         if plain["low"] >= floor:
             return
         what = f"the plain teacher's own sampled accuracy is {plain['accuracy']:.4f} (lower bound {plain['low']:.4f}, n {plain['n']})"
-        mend = f"lower the floor to at most {math.floor(1000 * plain['low']) / 1000:g}"
+        fix = f"lower the floor to at most {math.floor(1000 * plain['low']) / 1000:g}"
         if plain["accuracy"] >= floor:
-            mend += ", or raise calibrate.accuracy_floor.completions"
-        raise UserError.single(f"calibrate.accuracy_floor.accuracy = {floor:g}", what, mend)
+            fix += ", or raise calibrate.accuracy_floor.completions"
+        raise UserError.single(f"calibrate.accuracy_floor.accuracy = {floor:g}", what, fix)
 
 
 def held_out_accuracy(

@@ -49,9 +49,9 @@ def adapter_config(settings: Lora, model: PreTrainedModel) -> LoraConfig:
     for name in settings.target_modules:
         if name not in known:
             guess = nearest(name, known)
-            mend = f"did you mean {guess!r}? " if guess else ""
+            fix = f"did you mean {guess!r}? " if guess else ""
             what = f"{model.name_or_path} has no linear layers of the name {name!r}"
-            problems.append(Problem("calibrate.lora.target_modules", what, f"{mend}it has {', '.join(known)}"))
+            problems.append(Problem("calibrate.lora.target_modules", what, f"{fix}it has {', '.join(known)}"))
     if problems:
         raise UserError(problems)
     return LoraConfig(
