@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models
 from typer.testing import CliRunner
 
 from distillability.cli import app
+from distillability.cli.stages import STAGE_VERBS
 from distillability.results import Results, RunInfo, write_results
 from tiny import tiny_gguf
 
@@ -665,21 +666,15 @@ def test_each_verb_runs_its_own_stages(stages: Callable[[Callable[..., None]], N
     ]
 
 
-@pytest.mark.parametrize(
-    ("verb", "told"),
-    [
-        ("run", "Calibrate, distil, evaluate and report;"),
-        ("calibrate", "Calibrate the teachers."),
-        ("distill", "Sample teacher traces and train the students."),
-        ("evaluate", "Measure teachers and students."),
-        ("sweep", "Run a recipe with a teacher for every value of the knob"),
-    ],
-)
-def test_each_verb_of_the_stages_says_what_it_does_and_takes_the_same_options(verb: str, told: str) -> None:
+@pytest.mark.parametrize("verb", [*STAGE_VERBS, "sweep"])
+def test_each_verb_of_the_stages_takes_the_same_options(verb: str) -> None:
     text = invoke(verb, "--help", code=0)
-    assert told in text
     assert all(option in text for option in ("RECIPE", "--out", "--set", "--resume", "--force", "--quiet", "--json", "--debug"))
-    assert told[:40] in invoke("--help", code=0)
+
+
+def test_the_command_s_help_cuts_no_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "..." not in invoke("--help", code=0).partition("Commands:")[2]
 
 
 def test_force_is_recorded(stages: Callable[[Callable[..., None]], None]) -> None:

@@ -1,4 +1,4 @@
-"""The verbs that run stages: `distillability run` for all of them, and one verb a stage. One table, since they differ in help and stages alone."""
+"""The verbs that run stages: `distillability run` for all of them, one verb a stage otherwise; one table, since little differs."""
 
 from __future__ import annotations
 
