@@ -56,6 +56,11 @@ class ObjectiveRecord:
     crosses_tokenizers: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def works_on_policy(self) -> bool:
+        """Whether there is a teacher signal on the student's own samples: its logits, on the same tokens."""
+        return self.needs_teacher_logits and not self.crosses_tokenizers
+
 
 _TOP_K = {"k": "top_k", "rest": "top_k_rest"}
 OBJECTIVE_RECORDS: dict[str, ObjectiveRecord] = {

@@ -98,9 +98,9 @@ def _arm_problems(recipe: Recipe) -> Iterator[Problem]:
                 yield _unknown_source(f"{where}.sources", name, source_names(recipe.calibrate.teachers))
             elif source.teacher is None:
                 yield from _gold_problems(where, name, arm.objectives)
-        by_text = [record.name for record in _records(arm.objectives) if record.crosses_tokenizers]
+        by_text = [record.name for record in _records(arm.objectives) if not record.works_on_policy]
         if arm.on_policy_share and by_text:
-            what = f"{', '.join(by_text)} use cross-entropy, which has no teacher signal on the student's own samples"
+            what = f"{', '.join(by_text)} have no teacher signal on the student's own samples"
             yield Problem(f"{where}.on_policy_share", what, f"give {', '.join(by_text)} an arm with on_policy_share = 0")
         for key, factors in (("queries", arm.queries), ("steps", arm.steps)):
             if not factors or min(factors) <= 0:

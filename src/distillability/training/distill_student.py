@@ -258,7 +258,7 @@ def student_trainer(
     recorded_by: PreTrainedTokenizerBase | None = None,
 ) -> _StudentTrainer:
     """The trainer behind `distill_student`, ready to train."""
-    if objective.crosses_tokenizers and settings.on_policy_share:
+    if settings.on_policy_share and (objective.crosses_tokenizers or not objective.needs_teacher_logits):
         raise ValueError(f"{objective.name} has no teacher signal on the student's own samples")
     examples = [encode_trace(student, trace) for trace in traces]
     models = {"student": student, "teacher": teacher}
