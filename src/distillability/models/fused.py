@@ -17,12 +17,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from distillability.budgets import NARROW_WIDTH
 from distillability.models.architectures import ARCHITECTURES
 
 __all__ = ["Attend", "FusedModel", "is_narrow", "unsupported"]
 
 _ACTIVATIONS = {"silu": F.silu, "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh")}
-_NARROW = 512  # hidden size below which bookkeeping and conversions are most of a forward pass on a processor
 _FEW_ROWS = 128  # a half-precision product of so few rows is faster with the weight on its left, on processors
 
 # (layer, queries [B, T, Hq, D], keys and values [B, T, Hkv, D], rotated and scaled) → what each query attended to, [B, T, Hq · D].
@@ -31,7 +31,7 @@ Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 def is_narrow(model: nn.Module) -> bool:
     """Whether a model is so narrow that on a processor overheads, not products, take the time."""
-    return bool(_causal(model).config.get_text_config().hidden_size < _NARROW)
+    return bool(_causal(model).config.get_text_config().hidden_size < NARROW_WIDTH)
 
 
 def unsupported(model: nn.Module, length: int) -> str | None:

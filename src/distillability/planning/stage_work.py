@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from distillability.budgets import DECODED_AT_ONCE, SCORED_TEXTS, SCORER_TOKENS
+from distillability.budgets import DECODED_AT_ONCE, SCORED_TEXTS, SCORER_TOKENS, UPDATE_PASSES
 from distillability.config.objectives import record_of
 from distillability.config.sources import parse_source
 from distillability.planning.hardware import Hardware
@@ -19,8 +19,6 @@ __all__ = ["Line", "StageName", "elapsed", "lines_of"]
 
 StageName = Literal["calibrate", "traces", "students", "evaluate"]
 _Asked = Literal["from traces", "from recorded states", "asking the teacher"]
-
-_UPDATE_PASSES = 4  # groups of rows of like length in an update
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ def _calibrate(task: PlannedTask) -> Iterator[Line]:
     yield _line(task, "calibrate", "admission", _admission(task), 1, "teacher")
     jobs, rows = len(teachers) * repeated, settings.prompts_per_step * task.distinct(settings.num_generations)
     yield _line(task, "calibrate", "rollouts", _rollouts(task) * steps, jobs, "teacher", is_training=True)
-    once = task.forward("teacher", rows=rows, passes=_UPDATE_PASSES)
+    once = task.forward("teacher", rows=rows, passes=UPDATE_PASSES)
     if settings.anchor_coefficient:
         yield _line(task, "calibrate", "reference", once * steps, jobs, "teacher", is_training=True)
     steered = repeated * sum(teacher.reward == "compatibility" for teacher in teachers)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from distillability.budgets import LARGEST_RECORD_BYTES
+from distillability.budgets import LARGEST_RECORD_BYTES, NARROW_WIDTH
 from distillability.config.recipe import Calibrate, Distill, Recipe
 from distillability.config.recipe import Task as TaskConfig
 from distillability.errors import Problem, UserError
@@ -23,7 +23,6 @@ __all__ = ["Assumptions", "PlannedTask"]
 
 _PROMPTS = 200  # of the query split, whose lengths stand for all
 _SMALLEST_CAST_WIDTH = 128  # on a processor, casts cost narrower models more than their products gain
-_SMALLEST_HALF_WIDTH = 512  # narrower models decode in float32 on a processor
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ class PlannedTask:
         return self.forward(role, rows=64, positions=0, dtype=dtype).seconds(self.hardware, dtype)
 
     def decoding_dtype(self, role: str) -> str:
-        wide = self.shape(role).hidden_size >= _SMALLEST_HALF_WIDTH or self.hardware.is_accelerator
+        wide = self.shape(role).hidden_size >= NARROW_WIDTH or self.hardware.is_accelerator
         return self.dtype(role) if wide else "float32"
 
     def trained(self, role: str) -> int:

@@ -17,6 +17,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # `rollout_func` is mark
 
 from trl import GRPOTrainer
 
+from distillability.budgets import UPDATE_PASSES
 from distillability.models.head import has_plain_head, states_and_head
 from distillability.ops.logprobs import chosen_logprobs, token_logprobs
 from distillability.ops.policy_loss import clipped_token_loss, k3
@@ -260,7 +261,7 @@ def _positions(
 
 def _passes(lengths: Sequence[int], most_rows: int) -> Iterator[slice]:
     """Cuts rows of ascending lengths into passes of like length, of at most `most_rows` rows."""
-    start, least = 0, max(_ROWS_A_PASS, len(lengths) // 4)
+    start, least = 0, max(_ROWS_A_PASS, len(lengths) // UPDATE_PASSES)
     for row in range(1, len(lengths)):
         grown = row - start >= least and lengths[row] > _LIKE_LENGTH * lengths[start]
         if grown or row - start == most_rows:
